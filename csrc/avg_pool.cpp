@@ -1,0 +1,247 @@
+// Average pooling and its adjoint.
+//
+// Forward: sums by the scheme of forward.h in a type wide enough, then one division per output.
+// Backward, for one input row: the gradient rows of all outputs that hold it are divided by their
+// divisors and added up (column pass), then every cell of the row adds the columns that hold it (row
+// pass). Each cell is written once, in a fixed order: the same bits for any number of threads.
+#include <memory>
+
+#include "backward.h"
+#include "forward.h"
+
+namespace poolkit {
+namespace {
+
+// What the average of each output is divided by: a product of one count per axis.
+class Divisors {
+ public:
+  explicit Divisors(const Window& w) : w_(w) {}
+
+  int64_t row(int64_t d, int64_t h) const {
+    return w_.divisor ? w_.divisor : count(w_.d, d) * count(w_.h, h);
+  }
+  int64_t column(int64_t i) const { return w_.divisor ? 1 : count(w_.w, i); }
+
+  // Calls f(first, end, column divisor) for runs of outputs in [begin, end) with one divisor.
+  template <class F>
+  void for_columns(int64_t begin, int64_t end, const F& f) const {
+    const int64_t inner = w_.w.inner_begin(), outer = w_.w.inner_end();
+    for (int64_t i = begin; i < end;) {
+      int64_t next = i + 1;
+      if (w_.divisor) next = end;
+      else if (!w_.w.adaptive() && inner <= i && i < outer) next = std::min(end, outer);
+      f(i, next, column(i));
+      i = next;
+    }
+  }
+
+ private:
+  int64_t count(const Axis& axis, int64_t i) const {
+    return w_.include_pad ? axis.padded_taps(i) : axis.last(i) - axis.first(i);
+  }
+  const Window& w_;
+};
+
+template <class T>
+T quotient(Wide<T> sum, int64_t divisor) {
+  if constexpr (std::is_same_v<T, int64_t>)
+    // Two quotients trap: by 0 (a window without cells) and int64's least number by -1.
+    return divisor == 0 ? 0 : divisor == -1 ? int64_t(-sum) : int64_t(sum) / divisor;
+  else
+    return narrow<T>(sum / Wide<T>(divisor));
+}
+
+template <class T>
+void avg_planes(const T* x, T* y, const Window& w, int64_t planes, int64_t run) {
+  using V = Wide<T>;
+  const Divisors divisors(w);
+  if (w.is_one_row() && run == 1) {
+    const int64_t n = w.w.size;
+    const int64_t divisor = divisors.row(0, 0) * divisors.column(0);
+    return parallel(planes, n, [&](int64_t p, int64_t end) {
+      for (; p < end; ++p) y[p] = quotient<T>(sum_run(x + p * n, n), divisor);
+    });
+  }
+  // Sums of the result's own type are kept where the result goes.
+  V* target = nullptr;
+  if constexpr (std::is_same_v<T, V>) target = y;
+  forward<Sum<T>>(
+      x, w, planes, run, target, [&](const Strip& p, const V* sums, NoOffset*, int64_t pitch) {
+        for (int64_t r = 0; r < p.rows; ++r) {
+          const int64_t row_divisor = divisors.row(p.d, p.h + r);
+          const V* from = sums + r * pitch;
+          T* to = y + p.first + r * p.pitch;
+          divisors.for_columns(p.begin, p.end, [&](int64_t i, int64_t next, int64_t column) {
+            const int64_t divisor = row_divisor * column, last = (next - p.begin) * p.channels;
+            for (int64_t j = (i - p.begin) * p.channels; j < last; ++j)
+              to[j] = quotient<T>(from[j], divisor);
+          });
+        }
+      });
+}
+
+Tensor avg_pool(const Tensor& x, std::vector<int64_t> window) {
+  const Window w(window);
+  check_extents(x, w.in, w.rank);
+  const bool suggested = suggests_channels_last(x);
+  const bool runs = has_channel_run(suggested, x.dim(), w.rank);
+  const Planes in = dense(x, runs, w.rank);
+  Planes out = empty_planes(x, w.out, w.rank, runs, x.scalar_type());
+  dispatch<kFloats | kInt64>(x.scalar_type(), "avg_pool", [&]<class T>() {
+    avg_planes(static_cast<const T*>(in.tensor.const_data_ptr()),
+               static_cast<T*>(out.tensor.mutable_data_ptr()), w, in.planes, in.run);
+  });
+  return in_format(out.tensor, suggested, w.rank);
+}
+
+// ---- backward ------------------------------------------------------------------------------------
+
+// The outputs [begin, end) of all output rows that hold input row (d, h), divided and added up: to[0]
+// is output `begin`.
+template <class T>
+void divided_sum(const T* g, const Window& w, const Divisors& divisors, int64_t d, int64_t h,
+                 int64_t begin, int64_t end, Wide<T>* __restrict to) {
+  std::fill_n(to, end - begin, Wide<T>(0));
+  for_output_rows(w, d, h, [&](int64_t row, int64_t od, int64_t oh, int64_t) {
+    const T* from = g + row * w.w.out;
+    const int64_t row_divisor = divisors.row(od, oh);
+    divisors.for_columns(begin, end, [&](int64_t i, int64_t next, int64_t column) {
+      const auto divisor = Wide<T>(row_divisor * column);
+      for (; i < next; ++i) to[i - begin] += widen(from[i]) / divisor;
+    });
+  });
+}
+
+// Windows along the row that share no cell: each output fills its own.
+template <class T>
+void fill_cells(const Axis& a, const Wide<T>* sums, int64_t begin, int64_t end, T* row) {
+  for (int64_t i = begin; i < end; ++i) {
+    const int64_t first = a.start(i) + a.first(i), last = a.start(i) + a.last(i);
+    if (first < last) std::fill(row + first, row + last, narrow<T>(sums[i - begin]));
+  }
+}
+
+// Any window: each cell of [low, high) adds the outputs that hold it.
+template <class T>
+void gather_cells(const Axis& a, const Wide<T>* sums, int64_t begin, int64_t low, int64_t high,
+                  T* row) {
+  for (int64_t c = low; c < high; ++c) {
+    Wide<T> sum = 0;
+    for (int64_t i = a.lowest_output(c), end = a.highest_output(c); i < end; ++i)
+      if (a.dilation == 1 || a.tap(i, c) >= 0) sum += sums[i - begin];
+    row[c] = narrow<T>(sum);
+  }
+}
+
+template <class T>
+void avg_backward_rows(const T* g, T* out, const Window& w, int64_t planes) {
+  using V = Wide<T>;
+  const Divisors divisors(w);
+  const Axis& a = w.w;
+  const int64_t rows = w.d.size * w.h.size;
+  const bool disjoint = !a.adaptive() && a.dilation == 1 && a.stride >= a.kernel && a.stride > 2;
+  const bool phased = !a.adaptive() && !disjoint && a.stride <= kMaxPhases;
+  const int64_t cost = a.size * (2 + w.h.kernel / std::max<int64_t>(1, w.h.stride));
+  parallel(planes * rows, cost, [&](int64_t item, int64_t stop) {
+    std::unique_ptr<Phases<T>> phases(phased ? new Phases<T>(a) : nullptr);
+    std::unique_ptr<V[]> sums;
+    int64_t room = 0;
+    const auto reserve = [&](int64_t n) {
+      if (n > room) sums.reset(new V[n]), room = n;
+    };
+    if (phased) reserve(phases->most_outputs());
+    for (; item < stop; ++item) {
+      const int64_t plane = item / rows, d = item % rows / w.h.size, h = item % w.h.size;
+      const T* gp = g + plane * w.outputs();
+      T* row = out + item * a.size;
+      if (phased) {
+        (*phases)(row, [&](int64_t begin, int64_t end) {
+          divided_sum(gp, w, divisors, d, h, begin, end, sums.get());
+          phases->for_taps(begin, end, [&](int64_t, V* __restrict cells, int64_t i, int64_t n) {
+            const V* __restrict from = sums.get() + i - begin;
+            for (int64_t k = 0; k < n; ++k) cells[k] += from[k];
+          });
+        });
+        continue;
+      }
+      if (disjoint) std::fill_n(row, a.size, T{});
+      for (int64_t low = 0; low < a.size; low += kPieceCells) {
+        const int64_t high = std::min(a.size, low + kPieceCells);
+        const int64_t begin = a.lowest_output(low);
+        const int64_t end = std::max(begin, a.highest_output(high - 1));
+        reserve(end - begin);
+        divided_sum(gp, w, divisors, d, h, begin, end, sums.get());
+        if (disjoint)
+          fill_cells(a, sums.get(), begin, end, row);
+        else
+          gather_cells(a, sums.get(), begin, low, high, row);
+      }
+    }
+  });
+}
+
+// Channels-last: each cell adds the runs of all outputs that hold it.
+template <class T>
+void avg_backward_runs(const T* g, T* out, const Window& w, int64_t planes, int64_t run) {
+  using V = Wide<T>;
+  constexpr int64_t kBlock = 256;
+  const Divisors divisors(w);
+  const Axis& a = w.w;
+  const int64_t rows = w.d.size * w.h.size;
+  parallel(planes * rows, a.size * run * outputs_per_cell(w), [&](int64_t item, int64_t stop) {
+    V sum[kBlock];
+    for (; item < stop; ++item) {
+      const int64_t plane = item / rows, d = item % rows / w.h.size, h = item % w.h.size;
+      for (int64_t cell = 0; cell < a.size; ++cell) {
+        const int64_t lowest = a.lowest_output(cell), highest = a.highest_output(cell);
+        for (int64_t c = 0; c < run; c += kBlock) {
+          const int64_t n = std::min(kBlock, run - c);
+          std::fill_n(sum, n, V(0));
+          for_output_rows(w, d, h, [&](int64_t row, int64_t od, int64_t oh, int64_t) {
+            for (int64_t i = lowest; i < highest; ++i) {
+              if (a.tap(i, cell) < 0) continue;
+              const auto divisor = V(divisors.row(od, oh) * divisors.column(i));
+              const T* from = g + (plane * w.outputs() + row * a.out + i) * run + c;
+              for (int64_t k = 0; k < n; ++k) sum[k] += widen(from[k]) / divisor;
+            }
+          });
+          T* to = out + (item * a.size + cell) * run + c;
+          for (int64_t k = 0; k < n; ++k) to[k] = narrow<T>(sum[k]);
+        }
+      }
+    }
+  });
+}
+
+Tensor avg_pool_backward(const Tensor& g, std::vector<int64_t> window) {
+  const Window w(window);
+  check_extents(g, w.out, w.rank);
+  const bool runs = has_channel_run(w.channels_last, g.dim(), w.rank);
+  const Planes in = dense(g, runs, w.rank);
+  Planes out = empty_planes(g, w.in, w.rank, runs, g.scalar_type());
+  dispatch<kFloats>(g.scalar_type(), "avg_pool_backward", [&]<class T>() {
+    const auto* from = static_cast<const T*>(in.tensor.const_data_ptr());
+    auto* to = static_cast<T*>(out.tensor.mutable_data_ptr());
+    if (w.is_one_row() && out.run == 1) {
+      const Divisors divisors(w);
+      const auto divisor = Wide<T>(divisors.row(0, 0) * divisors.column(0));
+      const int64_t n = w.w.size;
+      parallel(out.planes, n, [&](int64_t p, int64_t end) {
+        for (; p < end; ++p) std::fill_n(to + p * n, n, narrow<T>(widen(from[p]) / divisor));
+      });
+    } else if (out.run == 1) {
+      avg_backward_rows(from, to, w, out.planes);
+    } else {
+      avg_backward_runs(from, to, w, out.planes, out.run);
+    }
+  });
+  return in_format(out.tensor, w.channels_last, w.rank);
+}
+
+}  // namespace
+}  // namespace poolkit
+
+STABLE_TORCH_LIBRARY_IMPL(poolkit, CPU, m) {
+  m.impl("avg_pool", TORCH_BOX(&poolkit::avg_pool));
+  m.impl("avg_pool_backward", TORCH_BOX(&poolkit::avg_pool_backward));
+}

@@ -1,0 +1,260 @@
+// The two adjoints on saved offsets: pick reads the cells that won, scatter adds gradients there.
+//
+// scatter, for one input row: for every output row that may name it, top to bottom, and for every tap
+// along the row, the gradient is kept where the offset equals that tap and is 0 elsewhere: a compare
+// with a constant, no index arithmetic, SIMD (backward.h has a drawing). Every cell is written once,
+// and its contributions are added in row-major order of the outputs, starting from 0: torch's bits, for
+// any number of threads.
+//
+// Windows that overlap so much that this would cost more than it saves, and adaptive ones, go plane by
+// plane instead: each output adds its gradient to the one cell that it names.
+#include <memory>
+
+#include "backward.h"
+#include "reduce.h"
+
+namespace poolkit {
+namespace {
+
+// ---- row by row ----------------------------------------------------------------------------------
+
+// acc[i] += (offsets[i] == tap) ? g[i] : 0
+template <class V, class L>
+void add_chosen(V* __restrict acc, const V* __restrict g, const L* __restrict offsets, L tap,
+                int64_t n) {
+  for (int64_t i = 0; i < n; ++i) acc[i] += offsets[i] == tap ? g[i] : V(0);
+}
+
+template <class T, class Offset>
+void scatter_rows(const T* g, const Offset* offsets, T* out, const Window& w, int64_t planes) {
+  using V = Wide<T>;
+  using L = Unsigned<(sizeof(V) > sizeof(Offset) ? sizeof(V) : sizeof(Offset))>;
+  const int64_t rows = w.d.size * w.h.size, width = w.w.out;
+  const int64_t cost = w.w.size * w.w.kernel * (1 + w.h.kernel / w.h.stride);
+  parallel(planes * rows, cost, [&](int64_t item, int64_t stop) {
+    Phases<T> phases(w.w);
+    // One output row, in lanes of one width.
+    std::unique_ptr<V[]> values(new V[phases.most_outputs()]);
+    std::unique_ptr<L[]> taps(new L[phases.most_outputs()]);
+    for (; item < stop; ++item) {
+      const int64_t plane = item / rows, d = item % rows / w.h.size, h = item % w.h.size;
+      const int64_t first = plane * w.outputs();
+      phases(out + item * w.w.size, [&](int64_t begin, int64_t end) {
+        for_output_rows(w, d, h, [&](int64_t row, int64_t, int64_t, int64_t row_tap) {
+          const int64_t at = first + row * width + begin, n = end - begin;
+          widen_values(g + at, values.get(), n);
+          for (int64_t i = 0; i < n; ++i) taps[i] = L(offsets[at + i]);
+          phases.for_taps(begin, end, [&](int64_t t, V* cells, int64_t i, int64_t count) {
+            add_chosen(cells, values.get() + i - begin, taps.get() + i - begin, L(row_tap + t),
+                       count);
+          });
+        });
+      });
+    }
+  });
+}
+
+// Channels-last: the cells of one input row, each a run of channels. Sums of half types need a buffer
+// of wider values, one block of channels at a time.
+template <class T, class Offset>
+void scatter_runs(const T* g, const Offset* offsets, T* out, const Window& w, int64_t planes,
+                  int64_t run) {
+  using V = Wide<T>;
+  constexpr int64_t kBlock = 256;
+  const int64_t rows = w.d.size * w.h.size;
+  const int64_t cost = w.w.size * run * (1 + w.w.kernel / w.w.stride) * (1 + w.h.kernel / w.h.stride);
+  const Axis& a = w.w;
+  parallel(planes * rows, cost, [&](int64_t item, int64_t end) {
+    V sum[kBlock];
+    for (; item < end; ++item) {
+      const int64_t plane = item / rows, d = item % rows / w.h.size, h = item % w.h.size;
+      const T* gp = g + plane * w.outputs() * run;
+      const Offset* op = offsets + plane * w.outputs() * run;
+      for (int64_t cell = 0; cell < a.size; ++cell) {
+        const int64_t lowest = a.lowest_output(cell), highest = a.highest_output(cell);
+        for (int64_t c = 0; c < run; c += kBlock) {
+          const int64_t n = std::min(kBlock, run - c);
+          std::fill_n(sum, n, V(0));
+          for_output_rows(w, d, h, [&](int64_t output_row, int64_t, int64_t, int64_t row_tap) {
+            for (int64_t i = lowest; i < highest; ++i) {
+              const int64_t t = a.tap(i, cell);
+              if (t < 0) continue;
+              const int64_t first = (output_row * a.out + i) * run + c;
+              const auto tap = Offset(row_tap + t);
+              for (int64_t k = 0; k < n; ++k)
+                sum[k] += op[first + k] == tap ? widen(gp[first + k]) : V(0);
+            }
+          });
+          T* to = out + (item * a.size + cell) * run + c;
+          for (int64_t k = 0; k < n; ++k) to[k] = narrow<T>(sum[k]);
+        }
+      }
+    }
+  });
+}
+
+// ---- output by output ----------------------------------------------------------------------------
+
+// The cell that an offset names, or -1: offsets come back from Python and are not trusted.
+class Cells {
+ public:
+  Cells(const Window& w, int64_t d, int64_t h) : w_(w), d_(d), h_(h) {}
+
+  int64_t operator()(int64_t i, int64_t offset) const {
+    const int64_t tw = offset % w_.w.kernel, th = offset / w_.w.kernel % w_.h.kernel;
+    const int64_t td = offset / w_.w.kernel / w_.h.kernel;
+    const int64_t w = cell(w_.w, i, tw), h = cell(w_.h, h_, th), d = cell(w_.d, d_, td);
+    return (w | h | d) < 0 ? -1 : (d * w_.h.size + h) * w_.w.size + w;
+  }
+
+ private:
+  static int64_t cell(const Axis& a, int64_t output, int64_t tap) {
+    if (tap < a.first(output) || tap >= a.last(output)) return -1;
+    return a.start(output) + tap * a.dilation;
+  }
+  const Window& w_;
+  int64_t d_, h_;
+};
+
+// Calls f(output, cell, channel) for each offset, in row-major order of the outputs.
+template <class Offset, class F>
+void for_cells(const Offset* offsets, const Window& w, int64_t run, int64_t first_row,
+               int64_t last_row, int64_t first_channel, int64_t last_channel, const F& f) {
+  for (int64_t row = first_row; row < last_row; ++row) {
+    const Cells cells(w, row / w.h.out, row % w.h.out);
+    for (int64_t i = 0; i < w.w.out; ++i)
+      for (int64_t c = first_channel; c < last_channel; ++c) {
+        const int64_t output = (row * w.w.out + i) * run + c;
+        f(output, cells(i, int64_t(offsets[output])), c);
+      }
+  }
+}
+
+template <class T, class Offset>
+void scatter_planes(const T* g, const Offset* offsets, T* out, const Window& w, int64_t planes,
+                    int64_t run) {
+  using V = Wide<T>;
+  constexpr int64_t kChannels = 16;  // one cache line or less of a channels-last cell
+  const int64_t blocks = (run + kChannels - 1) / kChannels;
+  const int64_t cells = w.cells();
+  parallel(planes * blocks, (cells + 8 * w.outputs()) * std::min(run, kChannels),
+           [&](int64_t item, int64_t end) {
+             std::unique_ptr<V[]> sums;
+             if constexpr (!std::is_same_v<T, V>) sums.reset(new V[cells * std::min(run, kChannels)]);
+             for (; item < end; ++item) {
+               const int64_t plane = item / blocks, c0 = item % blocks * kChannels;
+               const int64_t n = std::min(kChannels, run - c0);
+               T* to = out + plane * cells * run + c0;
+               V* sum;
+               int64_t step;
+               if constexpr (std::is_same_v<T, V>) sum = to, step = run;
+               else sum = sums.get(), step = n;
+               for (int64_t i = 0; i < cells; ++i) std::fill_n(sum + i * step, n, V(0));
+               const int64_t first = plane * w.outputs() * run;
+               for_cells(offsets + first, w, run, 0, w.d.out * w.h.out, c0, c0 + n,
+                         [&](int64_t output, int64_t cell, int64_t c) {
+                           if (cell >= 0)
+                             sum[cell * step + c - c0] += widen(g[first + output]);
+                         });
+               if constexpr (!std::is_same_v<T, V>)
+                 for (int64_t i = 0; i < cells; ++i)
+                   for (int64_t c = 0; c < n; ++c) to[i * run + c] = narrow<T>(sum[i * n + c]);
+             }
+           });
+}
+
+// ---- operators -----------------------------------------------------------------------------------
+
+Tensor scatter(const Tensor& g, const Tensor& offsets, std::vector<int64_t> window) {
+  const Window w(window);
+  check_extents(g, w.out, w.rank);
+  check_extents(offsets, w.out, w.rank);
+  STD_TORCH_CHECK(g.numel() == offsets.numel(), "poolkit: one offset per value is needed");
+  const bool runs = has_channel_run(w.channels_last, g.dim(), w.rank);
+  const Planes in = dense(g, runs, w.rank), at = dense(offsets, runs, w.rank);
+  Planes out = empty_planes(g, w.in, w.rank, runs, g.scalar_type());
+  const bool adaptive = w.d.adaptive() || w.h.adaptive() || w.w.adaptive();
+  const bool by_rows = !adaptive && w.w.stride <= kMaxPhases && outputs_per_cell(w) <= 32;
+  dispatch<kFloats>(g.scalar_type(), "scatter", [&]<class T>() {
+    dispatch_offsets(offsets.scalar_type(), [&]<class Offset>() {
+      const auto* gp = static_cast<const T*>(in.tensor.const_data_ptr());
+      const auto* op = static_cast<const Offset*>(at.tensor.const_data_ptr());
+      auto* to = static_cast<T*>(out.tensor.mutable_data_ptr());
+      if (!by_rows)
+        scatter_planes(gp, op, to, w, out.planes, out.run);
+      else if (out.run == 1)
+        scatter_rows(gp, op, to, w, out.planes);
+      else
+        scatter_runs(gp, op, to, w, out.planes, out.run);
+    });
+  });
+  return in_format(out.tensor, w.channels_last, w.rank);
+}
+
+// Work on the rows of all planes of `at`: f(plane's first output, plane, first row, last row).
+template <class F>
+void for_planes(const Window& w, const Planes& at, const F& f) {
+  const int64_t rows = w.d.out * w.h.out;
+  parallel(at.planes * rows, 8 * w.w.out * at.run, [&](int64_t item, int64_t end) {
+    while (item < end) {
+      const int64_t plane = item / rows, row = item % rows;
+      const int64_t last = std::min(rows, row + end - item);
+      f(plane * w.outputs() * at.run, plane, row, last);
+      item += last - row;
+    }
+  });
+}
+
+Tensor pick(const Tensor& x, const Tensor& offsets, std::vector<int64_t> window) {
+  const Window w(window);
+  check_extents(x, w.in, w.rank);
+  check_extents(offsets, w.out, w.rank);
+  const bool suggested = suggests_channels_last(x);
+  const bool runs = has_channel_run(suggested, x.dim(), w.rank);
+  const Planes in = dense(x, runs, w.rank), at = dense(offsets, runs, w.rank);
+  STD_TORCH_CHECK(in.planes == at.planes && in.run == at.run,
+                  "poolkit: one offset per value is needed");
+  Planes out = empty_planes(x, w.out, w.rank, runs, x.scalar_type());
+  dispatch<kFloats>(x.scalar_type(), "pick", [&]<class T>() {
+    dispatch_offsets(offsets.scalar_type(), [&]<class Offset>() {
+      const auto* from = static_cast<const T*>(in.tensor.const_data_ptr());
+      const auto* op = static_cast<const Offset*>(at.tensor.const_data_ptr());
+      auto* to = static_cast<T*>(out.tensor.mutable_data_ptr());
+      for_planes(w, at, [&](int64_t first, int64_t plane, int64_t row, int64_t last) {
+        const T* cells = from + plane * w.cells() * at.run;
+        for_cells(op + first, w, at.run, row, last, 0, at.run,
+                  [&](int64_t output, int64_t cell, int64_t c) {
+                    to[first + output] = cell < 0 ? T{} : cells[cell * at.run + c];
+                  });
+      });
+    });
+  });
+  return in_format(out.tensor, suggested, w.rank);
+}
+
+Tensor plane_indices(const Tensor& offsets, std::vector<int64_t> window) {
+  const Window w(window);
+  check_extents(offsets, w.out, w.rank);
+  const bool suggested = suggests_channels_last(offsets);
+  const bool runs = has_channel_run(suggested, offsets.dim(), w.rank);
+  const Planes at = dense(offsets, runs, w.rank);
+  Planes out = empty_planes(offsets, w.out, w.rank, runs, ScalarType::Long);
+  dispatch_offsets(offsets.scalar_type(), [&]<class Offset>() {
+    const auto* op = static_cast<const Offset*>(at.tensor.const_data_ptr());
+    auto* to = static_cast<int64_t*>(out.tensor.mutable_data_ptr());
+    for_planes(w, at, [&](int64_t first, int64_t, int64_t row, int64_t last) {
+      for_cells(op + first, w, at.run, row, last, 0, at.run,
+                [&](int64_t output, int64_t cell, int64_t) { to[first + output] = cell; });
+    });
+  });
+  return in_format(out.tensor, suggested, w.rank);
+}
+
+}  // namespace
+}  // namespace poolkit
+
+STABLE_TORCH_LIBRARY_IMPL(poolkit, CPU, m) {
+  m.impl("scatter", TORCH_BOX(&poolkit::scatter));
+  m.impl("pick", TORCH_BOX(&poolkit::pick));
+  m.impl("plane_indices", TORCH_BOX(&poolkit::plane_indices));
+}

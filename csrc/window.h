@@ -1,0 +1,126 @@
+// Which cells belong to which output: the only C++ copy of the geometry.
+//
+// Sizes arrive worked out (src/poolkit/window.py); here an output and a tap are only mapped to a cell.
+// Every window of 1, 2 or 3 axes becomes one of (D, H, W) with leading axes of extent 1.
+#pragma once
+
+#include <torch/headeronly/util/Exception.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+namespace poolkit {
+
+// Output i of a fixed axis holds the cells start(i) + t * dilation, 0 <= t < kernel, that lie in
+// [0, size). stride == 0 marks an adaptive axis, whose windows are [floor(iL/O), ceil((i+1)L/O)).
+struct Axis {
+  int64_t size = 1, out = 1, kernel = 1, stride = 1, before = 0, after = 0, dilation = 1;
+
+  bool adaptive() const { return stride == 0; }
+
+  int64_t start(int64_t i) const {
+    return adaptive() ? int64_t(static_cast<__int128>(i) * size / out) : i * stride - before;
+  }
+  // First tap that is a real cell, and one past the last: taps in [first(i), last(i)) are real.
+  int64_t first(int64_t i) const {
+    const int64_t a = start(i);
+    return a >= 0 ? 0 : std::min(kernel, (-a + dilation - 1) / dilation);
+  }
+  int64_t last(int64_t i) const { return taps_below(i, size); }
+  // Taps inside the padded extent: what an average that counts padding divides by.
+  int64_t padded_taps(int64_t i) const { return taps_below(i, size + after); }
+
+  // Outputs that hold cell c are in [lowest_output(c), highest_output(c)).
+  int64_t lowest_output(int64_t c) const {
+    if (adaptive()) return int64_t(static_cast<__int128>(c) * out / size);
+    const int64_t room = c + before - (kernel - 1) * dilation;
+    return room <= 0 ? 0 : std::min(out, (room + stride - 1) / stride);
+  }
+  int64_t highest_output(int64_t c) const {
+    if (adaptive()) return int64_t((static_cast<__int128>(c + 1) * out + size - 1) / size);
+    return std::min(out, (c + before) / stride + 1);
+  }
+  // The tap by which output i holds cell c, or -1.
+  int64_t tap(int64_t i, int64_t c) const {
+    const int64_t distance = c - start(i);
+    if (distance < 0 || distance % dilation != 0) return -1;
+    const int64_t t = distance / dilation;
+    return t < (adaptive() ? last(i) : kernel) ? t : -1;
+  }
+  // Cells from the first to the last tap of a window.
+  int64_t extent() const { return (kernel - 1) * dilation + 1; }
+  // The outputs all of whose taps are real cells are [inner_begin(), inner_end()).
+  int64_t inner_begin() const {
+    return adaptive() ? 0 : std::min(out, (before + stride - 1) / stride);
+  }
+  int64_t inner_end() const {
+    if (adaptive()) return out;
+    const int64_t room = size + before - extent();
+    return room < 0 ? inner_begin() : std::max(inner_begin(), std::min(out, room / stride + 1));
+  }
+  // Every output is one cell: the axis might as well not be there.
+  bool identity() const { return kernel == 1 && stride == 1 && before == 0 && out == size; }
+  // One output that holds every cell, with no padding around: the axis can join its inner neighbour.
+  bool whole() const {
+    return out == 1 && kernel == size && before == 0 && after == 0 && dilation == 1;
+  }
+
+ private:
+  int64_t taps_below(int64_t i, int64_t end) const {
+    if (adaptive()) {
+      const auto next = static_cast<__int128>(i + 1) * size;
+      return int64_t((next + out - 1) / out) - start(i);
+    }
+    const int64_t room = end - start(i);
+    return room <= 0 ? 0 : std::min(kernel, (room + dilation - 1) / dilation);
+  }
+};
+
+struct Window {
+  Axis d, h, w;
+  int rank = 0;               // spatial axes of the tensor
+  bool channels_last = false; // the format of a backward kernel's result
+  bool include_pad = true;
+  int64_t divisor = 0;        // 0: the number of taps
+  int64_t in[3], out[3];      // extents as the tensor has them, outermost first
+
+  explicit Window(const std::vector<int64_t>& packed) {
+    STD_TORCH_CHECK(packed.size() == 9 || packed.size() == 16 || packed.size() == 23,
+                    "poolkit: a packed window has 9, 16 or 23 integers, got ", packed.size());
+    channels_last = packed[0] & 1;
+    include_pad = packed[0] & 2;
+    divisor = packed[1];
+    rank = int(packed.size() - 2) / 7;
+    Axis* const axes[3] = {&d, &h, &w};
+    for (int i = 0; i < rank; ++i) {
+      const int64_t* f = packed.data() + 2 + 7 * i;
+      const Axis axis{f[0], f[1], f[2], f[3], f[4], f[5], f[6]};
+      STD_TORCH_CHECK(axis.size > 0 && axis.out >= 0 && axis.kernel > 0 && axis.stride >= 0 &&
+                          axis.before >= 0 && axis.after >= 0 && axis.dilation > 0,
+                      "poolkit: a packed window has impossible fields at axis ", i);
+      *axes[3 - rank + i] = axis;
+      in[i] = axis.size;
+      out[i] = axis.out;
+    }
+    join_whole_axes();
+  }
+
+  int64_t cells() const { return d.size * h.size * w.size; }
+  int64_t outputs() const { return d.out * h.out * w.out; }
+  int64_t taps() const { return d.kernel * h.kernel * w.kernel; }
+  // Global pooling, after its axes have joined.
+  bool is_one_row() const { return w.whole() && h.whole() && d.whole(); }
+
+ private:
+  // Cells of a whole plane lie in one run, so global pooling is pooling of one long row.
+  void join_whole_axes() {
+    for (Axis* outer : {&h, &d}) {
+      if (!w.whole() || !outer->whole()) return;
+      w = Axis{w.size * outer->size, 1, w.size * outer->size, 1, 0, 0, 1};
+      *outer = Axis{};
+    }
+  }
+};
+
+}  // namespace poolkit

@@ -1,0 +1,17 @@
+"""poolkit: pooling and downsampling for PyTorch, with torch's names and results, at memory speed."""
+
+from typing import Any
+
+from . import functional as functional
+from . import nn as nn
+from .config import show_config as show_config
+from .errors import ArgumentError as ArgumentError
+from .errors import DtypeError as DtypeError
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":  # read from the installed metadata, its one place, when asked for
+        from importlib import metadata
+
+        return metadata.version("poolkit")
+    raise AttributeError(f"module 'poolkit' has no attribute {name!r}")

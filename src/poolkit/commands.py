@@ -1,0 +1,152 @@
+"""What each command of ``poolkit`` does: parse, call, print."""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+import poolkit
+import poolkit.functional as F
+
+from .errors import ArgumentError
+from .imaging import load_image, save_png
+from .window import PADDING_NAMES
+
+# Inputs up to this many rows and columns are printed as numbers.
+PRINTED = 16
+
+
+def _sizes(_: click.Context, parameter: click.Parameter, value: str | None) -> Any:
+    """``3``, ``3,2`` or ``3x2``: one size for both axes, or height and width; or a word."""
+    words = PADDING_NAMES if parameter.name == "padding" else ()
+    if value is None or value in words:
+        return value
+    parts = value.replace("x", ",").split(",")
+    try:
+        sizes = tuple(int(part) for part in parts)
+    except ValueError:
+        sizes = ()
+    if len(sizes) not in (1, 2):
+        alternatives = "".join(f", {word}" for word in words)
+        raise click.BadParameter(
+            f"expected one or two whole numbers such as 2 or 3,2{alternatives}, got {value!r}"
+        )
+    return sizes[0] if len(sizes) == 1 else sizes
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="poolkit", prog_name="poolkit")
+def cli() -> None:
+    """Pooling and downsampling for PyTorch."""
+
+
+@cli.command()
+@click.option(
+    "--image", type=click.Path(path_type=Path), help="A PNG or JPEG of yours. Default: a cat."
+)
+@click.option("--lang", type=click.Choice(["en", "ko"]), default="en", show_default=True)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("demo"),
+    show_default=True,
+    help="The folder for report.html and its figures.",
+)
+def demo(image: Path | None, lang: str, out: Path) -> None:
+    """Show what pooling does, live, on a photograph and on this machine."""
+    from .demo import run_demo
+
+    report = run_demo(image=image, lang="ko" if lang == "ko" else "en", out=out)
+    click.echo(f"{report}")
+
+
+OPERATORS: dict[str, Callable[..., torch.Tensor]] = {
+    "max": F.max_pool2d,
+    "avg": F.avg_pool2d,
+    "lp": functools.partial(F.lp_pool2d, norm_type=2.0),
+}
+
+
+@cli.command()
+@click.argument("image", type=click.Path(path_type=Path))
+@click.option(
+    "--op",
+    type=click.Choice(list(OPERATORS)),
+    default="max",
+    show_default=True,
+    help="The largest value, the mean, or the Euclidean norm of each window.",
+)
+@click.option("--kernel", callback=_sizes, metavar="N[,N]", default="2", show_default=True)
+@click.option(
+    "--stride", callback=_sizes, metavar="N[,N]", default=None, help="Default: the kernel."
+)
+@click.option("--padding", callback=_sizes, metavar="N[,N]|same", default="0", show_default=True)
+@click.option("--dilation", callback=_sizes, metavar="N[,N]", default="1", show_default=True)
+@click.option("--ceil", is_flag=True, help="Round the output size up.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="The PNG to write. Default: IMAGE-OP.png in the current folder.",
+)
+def pool(image: Path, op: str, ceil: bool, out: Path | None, **window: Any) -> None:
+    """Pool one image, and write the result as a PNG.
+
+    The arrays are printed if the image is 16 x 16 or smaller.
+    """
+    x = load_image(image)
+    kernel = window.pop("kernel")
+    y = OPERATORS[op](x, kernel_size=kernel, ceil_mode=ceil, **window)
+    out = Path(f"{image.stem}-{op}.png") if out is None else out
+    taps = kernel**2 if isinstance(kernel, int) else math.prod(kernel)
+    # A norm adds up all cells of a window; the root mean square has the range of a picture.
+    save_png(y / taps**0.5 if op == "lp" else y, out)
+    height, width = x.shape[-2:]
+    rows, columns = y.shape[-2:]
+    click.echo(f"{op}: {height} x {width} -> {rows} x {columns}, {_channels(x)}")
+    if max(height, width) <= PRINTED:
+        click.echo(f"{_digits(x)}\n->\n{_digits(y)}")
+    note = " (divided by the root of the window's size, to fit 0..255)" if op == "lp" else ""
+    click.echo(f"{out}{note}")
+
+
+def _channels(x: torch.Tensor) -> str:
+    return "1 channel" if x.shape[1] == 1 else f"{x.shape[1]} channels"
+
+
+def _digits(x: torch.Tensor) -> str:
+    """The planes of ``x`` as aligned rows; channels under one another, an empty line between."""
+    text = [[[f"{value:g}" for value in row] for row in plane] for plane in x[0].tolist()]
+    width = max(len(cell) for plane in text for row in plane for cell in row)
+    return "\n\n".join(
+        "\n".join(" ".join(cell.rjust(width) for cell in row) for row in plane) for plane in text
+    )
+
+
+@cli.command()
+def config() -> None:
+    """Say which kernels serve, and on what."""
+    click.echo(poolkit.show_config())
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns its exit status."""
+    try:
+        result = cli.main(args=arguments, prog_name="poolkit", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return error.exit_code
+    except click.ClickException as error:
+        # Click would print its usage text above the reason.
+        raise UsageError(error.format_message()) from None
+    except click.Abort:
+        raise KeyboardInterrupt from None
+    return result if isinstance(result, int) else 0
+
+
+class UsageError(ArgumentError):
+    """A command line that click refused."""

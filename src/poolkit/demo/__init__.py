@@ -1,0 +1,125 @@
+"""``poolkit demo``: the lesson on pooling, computed live on a photograph and on this machine."""
+
+import platform
+import tempfile
+from pathlib import Path
+
+import torch
+
+import poolkit
+import poolkit.functional as F
+
+try:
+    # All of them here, to say at once what is missing.
+    import jinja2  # noqa: F401
+    import matplotlib as mpl  # noqa: F401
+    from rich.console import Console
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"poolkit.demo needs {error.name}: pip install poolkit[tools]", name=error.name
+    ) from None
+
+from ..imaging import ImageError, default_photograph, load_image
+from .measure import processor
+from .report import Context, Lang, Section, page, print_tables, progress_bar
+from .sections import BUILDERS
+
+__all__ = ["Context", "Section", "fit", "run_demo"]
+
+LONGEST = 448  # pixels; larger photographs are shrunk to it
+STEP = 16  # the largest window shown; sides are cut to multiples of it
+SMALLEST = 32
+
+
+def run_demo(
+    image: Path | None = None, lang: Lang = "en", out: Path = Path("demo"), *, quick: bool = False
+) -> Path:
+    """Build the report and print its tables.
+
+    ``out`` gets ``report.html`` (self-contained) and every figure as PNG. Files appear there only
+    once all of them are finished. ``quick`` trades careful measurement for speed, for tests.
+
+    Returns: the path of ``report.html``.
+
+    Errors: :class:`~poolkit.imaging.ImageError` for a photograph that cannot be used, ``OSError``
+    for a folder that cannot be written.
+    """
+    out = Path(out)
+    photograph = default_photograph() if image is None else Path(image)
+    picture = fit(load_image(photograph), str(photograph))
+    # Before the work, so that an unwritable folder is reported at once.
+    existing = out if out.exists() else _nearest_folder(out)
+    if not existing.is_dir():
+        raise NotADirectoryError(20, "Not a directory", str(existing))
+    with tempfile.TemporaryDirectory(prefix=".poolkit-demo-", dir=existing) as scratch:
+        with progress_bar(Console(stderr=True)) as progress:
+            context = Context(picture, photograph.name, lang, quick, progress)
+            sections = [build(context) for build in BUILDERS.values()]
+        files = {
+            name: png
+            for section in sections
+            for figure in section.figures
+            for name, png in figure.files.items()
+        }
+        files["report.html"] = page(sections, context, machine(context)).encode("utf-8")
+        _publish(files, Path(scratch), out)
+    # Wide enough for the tables where the output is a file.
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=160)
+    print_tables(sections, console)
+    return out / "report.html"
+
+
+def fit(image: torch.Tensor, name: str) -> torch.Tensor:
+    """Cut and shrink a photograph so that every window shown divides it.
+
+    At most 2:1, at most ``LONGEST`` pixels long, sides multiples of ``STEP``, always the middle. A
+    large photograph is shrunk by adaptive average pooling. Grey becomes three equal channels, so
+    that every figure has the same shape.
+    """
+    height, width = image.shape[-2:]
+    if min(height, width) < SMALLEST:
+        raise ImageError(
+            f"cannot use {name}: it has {width} x {height} pixels and the demo needs at least "
+            f"{SMALLEST} x {SMALLEST}"
+        )
+    image = _middle(image, min(height, 2 * width), min(width, 2 * height))
+    height, width = image.shape[-2:]
+    shrink = LONGEST / max(height, width)
+    if shrink < 1:
+        image = F.adaptive_avg_pool2d(image, (round(height * shrink), round(width * shrink)))
+        height, width = image.shape[-2:]
+    image = _middle(image, height // STEP * STEP, width // STEP * STEP)
+    return image.expand(1, 3, -1, -1).contiguous()
+
+
+def _middle(image: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    top, left = (image.shape[-2] - height) // 2, (image.shape[-1] - width) // 2
+    return image[:, :, top : top + height, left : left + width]
+
+
+def machine(context: Context) -> str:
+    """What the figures were made with: two lines, the same in every language."""
+    config = poolkit.show_config()
+    kernels = config.kernels if config.isa is None else f"{config.kernels} ({config.isa})"
+    return (
+        f"poolkit {config.version} · kernels: {kernels} · torch {config.torch} · "
+        f"Python {config.python}\n"
+        f"{processor()} · {config.threads} threads · {platform.system()} {platform.machine()} · "
+        f"{context.image_name}"
+    )
+
+
+def _nearest_folder(path: Path) -> Path:
+    """The closest parent that exists: where a new folder would be made."""
+    return next(parent for parent in path.absolute().parents if parent.exists())
+
+
+def _publish(files: dict[str, bytes], scratch: Path, out: Path) -> None:
+    """Write every file aside, then move all of them into ``out``; the report comes last."""
+    for name, content in files.items():
+        (scratch / name).write_bytes(content)
+    out.mkdir(parents=True, exist_ok=True)
+    for name in files:
+        (scratch / name).replace(out / name)

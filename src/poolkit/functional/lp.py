@@ -1,0 +1,177 @@
+"""Lp pooling: the p-norm of every window, composed of powers and an average."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function_unary
+
+from .. import ops
+from ..errors import ArgumentError
+from ..window import Ints, Padding
+from .common import FLOATS, ORDERED, documented, fixed, foreign, ours
+
+_HALVES = (torch.float16, torch.bfloat16)
+
+
+def _lp_pool(
+    where: str,
+    rank: int,
+    x: Tensor,
+    norm_type: Any,
+    kernel_size: Any,
+    stride: Any,
+    ceil_mode: Any,
+    padding: Any,
+    dilation: Any,
+    absolute: bool,
+) -> Tensor:
+    p = _exponent(where, norm_type)
+    if not ours(where, x, ORDERED):
+        stock = getattr(torch.nn.functional, f"lp_pool{rank}d")
+        extras = {"padding": padding != 0, "dilation": dilation != 1, "absolute": absolute}
+        return foreign(  # type: ignore[no-any-return]
+            where, x, lambda: stock(x, norm_type, kernel_size, stride, ceil_mode), extras
+        )
+    window = fixed(where, rank, x, kernel_size, stride, padding, dilation, ceil_mode,
+                   p < 0 or math.isinf(p), True, 1 if absolute else None)  # fmt: skip
+    dtype = x.dtype if x.dtype in FLOATS else torch.float32
+    x = x.to(torch.float32 if dtype in _HALVES else dtype)
+    if math.isinf(p):
+        largest = ops.max_pool(x.abs() if p > 0 else -x.abs(), window)
+        return (largest if p > 0 else -largest).to(dtype)
+    total = ops.avg_pool(_power(x.abs() if absolute else x, p), window)
+    if not absolute:
+        # torch's own steps, so that its NaN for negative sums, and its share of a window that the
+        # end of the input clips, come out the same.
+        total = (torch.sign(total) * torch.relu(torch.abs(total))) * window.taps
+    return _root(total, p).to(dtype)
+
+
+def _exponent(where: str, norm_type: Any) -> float:
+    try:
+        p = float(norm_type)
+    except (TypeError, ValueError):
+        p = math.nan
+    if isinstance(norm_type, bool) or math.isnan(p) or p == 0:
+        raise ArgumentError(f"{where}: norm_type must be a number other than 0, got {norm_type!r}")
+    return p
+
+
+def _power(x: Tensor, p: float) -> Tensor:
+    if 0 < p < 1:
+        # The derivative at 0 is infinite, and 0 times that would make NaN of an all-zero window's
+        # gradient: it is taken as 0.
+        zero = x == 0
+        return torch.where(zero, 0.0, torch.where(zero, 1.0, x).pow(p))
+    return x.pow(p)
+
+
+def _root(total: Tensor, p: float) -> Tensor:
+    zero = total == 0
+    at_zero = 0.0 if p > 0 else math.inf
+    return torch.where(zero, at_zero, torch.where(zero, 1.0, total).pow(1 / p))
+
+
+_LP = """The p-norm of every window, over {n} spatial axes.
+
+    .. math:: y_i = \\Bigl(\\sum_{m \\in R_i} x_m^p\\Bigr)^{1/p}
+
+    The signature and the arithmetic are those of ``torch.nn.functional.lp_pool{n}d``: powers keep their
+    sign, so that an odd or fractional ``p`` of negative values can give NaN, and the sum of a window
+    clipped in ceil mode is scaled up to the whole kernel. ``absolute=True`` has neither: it is ONNX's
+    ``(sum |x|^p)^(1/p)``.
+
+    Args:
+        input: ``(N, C, {cells})`` or ``(C, {cells})``, contiguous or channels-last.
+        norm_type: ``p``, any number but 0; infinity gives the largest ``|x|``, minus infinity the
+            smallest.
+        kernel_size: cells of a window per axis.
+        stride: step from window to window; default ``kernel_size``.
+        ceil_mode: also keep a last window that hangs over the end.
+        {padding} Padding is zeros.
+        dilation: step between the cells of a window.
+        absolute: norms of absolute values, not rescaled.
+
+    Shapes:
+        ``{shapes}``, sizes as in ``max_pool{n}d``. The memory format is kept.
+
+    Dtypes:
+        float32, float64; float16 and bfloat16 compute in float32; integers give float32. The gradient
+        of an all-zero window is 0.
+
+    Raises:
+        {errors}
+
+    Example:
+        >>> import torch, poolkit.functional as F
+        >>> F.lp_pool{n}d(torch.ones(1, 1, {sizes}), 1, 2).flatten()[0] == 2 ** {n}
+        tensor(True)
+
+    Source: Sermanet et al., "Convolutional neural networks applied to house numbers digit
+    classification", 2012, arXiv:1204.3968.
+    """
+
+
+@documented(_LP)
+def lp_pool1d(
+    input: Tensor,
+    norm_type: float,
+    kernel_size: Ints,
+    stride: Ints | None = None,
+    ceil_mode: bool = False,
+    *,
+    padding: Padding = 0,
+    dilation: Ints = 1,
+    absolute: bool = False,
+) -> Tensor:
+    if has_torch_function_unary(input):
+        return handle_torch_function(  # type: ignore[no-any-return]
+            lp_pool1d, (input,), input, norm_type, kernel_size, stride, ceil_mode,
+            padding=padding, dilation=dilation, absolute=absolute,
+        )  # fmt: skip
+    return _lp_pool("lp_pool1d", 1, input, norm_type, kernel_size, stride, ceil_mode, padding,
+                    dilation, absolute)  # fmt: skip
+
+
+@documented(_LP)
+def lp_pool2d(
+    input: Tensor,
+    norm_type: float,
+    kernel_size: Ints,
+    stride: Ints | None = None,
+    ceil_mode: bool = False,
+    *,
+    padding: Padding = 0,
+    dilation: Ints = 1,
+    absolute: bool = False,
+) -> Tensor:
+    if has_torch_function_unary(input):
+        return handle_torch_function(  # type: ignore[no-any-return]
+            lp_pool2d, (input,), input, norm_type, kernel_size, stride, ceil_mode,
+            padding=padding, dilation=dilation, absolute=absolute,
+        )  # fmt: skip
+    return _lp_pool("lp_pool2d", 2, input, norm_type, kernel_size, stride, ceil_mode, padding,
+                    dilation, absolute)  # fmt: skip
+
+
+@documented(_LP)
+def lp_pool3d(
+    input: Tensor,
+    norm_type: float,
+    kernel_size: Ints,
+    stride: Ints | None = None,
+    ceil_mode: bool = False,
+    *,
+    padding: Padding = 0,
+    dilation: Ints = 1,
+    absolute: bool = False,
+) -> Tensor:
+    if has_torch_function_unary(input):
+        return handle_torch_function(  # type: ignore[no-any-return]
+            lp_pool3d, (input,), input, norm_type, kernel_size, stride, ceil_mode,
+            padding=padding, dilation=dilation, absolute=absolute,
+        )  # fmt: skip
+    return _lp_pool("lp_pool3d", 3, input, norm_type, kernel_size, stride, ceil_mode, padding,
+                    dilation, absolute)  # fmt: skip

@@ -1,0 +1,259 @@
+"""Max unpooling: values go back to the cells that indices name."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._prims_common import suggest_memory_format
+from torch.overrides import handle_torch_function, has_torch_function
+
+from .. import ops
+from ..errors import ArgumentError, DtypeError
+from ..window import Ints, Padding, as_ints, normalise_padding
+from .common import ORDERED, documented, foreign, is_symmetric, ours
+
+DUPLICATES = ("last", "sum", "max", "mean", "error")
+
+
+def _max_unpool(
+    where: str,
+    rank: int,
+    x: Tensor,
+    indices: Tensor,
+    kernel_size: Any,
+    stride: Any,
+    padding: Any,
+    output_size: Any,
+    duplicates: str,
+) -> Tensor:
+    check_duplicates(where, duplicates)
+    if not ours(where, x, ORDERED):
+        stock = getattr(torch.nn.functional, f"max_unpool{rank}d")
+        extras = {"padding": not is_symmetric(padding), "duplicates": duplicates != "last"}
+        return foreign(  # type: ignore[no-any-return]
+            where,
+            x,
+            lambda: stock(x, indices, kernel_size, stride, padding, output_size),
+            extras,
+        )
+    _check_inputs(where, rank, x, indices)
+    sizes = _output_size(where, rank, x.shape, kernel_size, stride, padding, output_size)
+    cells = 1
+    for size in sizes:
+        cells *= size
+    layout = suggest_memory_format(x)
+    values, index = x.flatten(-rank), indices.flatten(-rank)
+    _check_range(where, index, cells)
+    flat = _scatter(where, values, index, cells, duplicates)
+    return flat.unflatten(-1, sizes).contiguous(memory_format=layout)
+
+
+def check_duplicates(where: str, duplicates: str) -> None:
+    if duplicates not in DUPLICATES:
+        raise ArgumentError(
+            f"{where}: duplicates must be one of {', '.join(map(repr, DUPLICATES))}, "
+            f"got {duplicates!r}"
+        )
+
+
+def _check_inputs(where: str, rank: int, x: Tensor, indices: Tensor) -> None:
+    if x.dim() not in (rank + 1, rank + 2):
+        raise ArgumentError(
+            f"{where}: input must have {rank + 1} or {rank + 2} axes, got shape {tuple(x.shape)}"
+        )
+    if any(size == 0 for size in x.shape[x.dim() - rank - 1 :]):
+        raise ArgumentError(
+            f"{where}: no channel and no spatial extent may be 0, got shape {tuple(x.shape)}"
+        )
+    if indices.dtype is not torch.int64:
+        raise DtypeError(f"{where}: indices must be int64, got {indices.dtype}")
+    if indices.shape != x.shape:
+        raise ArgumentError(
+            f"{where}: indices must have the shape of input {tuple(x.shape)}, "
+            f"got {tuple(indices.shape)}"
+        )
+
+
+def _output_size(
+    where: str,
+    rank: int,
+    shape: Sequence[int],
+    kernel_size: Any,
+    stride: Any,
+    padding: Any,
+    output_size: Any,
+) -> tuple[int, ...]:
+    kernels = as_ints(where, "kernel_size", kernel_size, rank, 1)
+    omitted = stride is None or (not isinstance(stride, int) and len(stride) == 0)
+    strides = kernels if omitted else as_ints(where, "stride", stride, rank, 1)
+    pads = normalise_padding(where, padding, rank)
+    if isinstance(pads, str):
+        raise ArgumentError(f"{where}: padding must be ints or pairs here, got {padding!r}")
+    natural = [
+        (extent - 1) * strides[i] + kernels[i] - sum(pads[i])
+        for i, extent in enumerate(shape[-rank:])
+    ]
+    if output_size is None:
+        sizes = natural
+    else:
+        given = tuple(output_size)
+        sizes = [*as_ints(where, "output_size", given[2:] if len(given) == rank + 2 else given, rank, 0)]
+        for size, usual, step in zip(sizes, natural, strides, strict=True):
+            if not usual - step < size < usual + step:
+                raise ArgumentError(
+                    f"{where}: output_size must be within one stride of {tuple(natural)}, got "
+                    f"{tuple(output_size)} (input shape {tuple(shape)}, stride {strides})"
+                )
+    if any(size < 1 for size in sizes):
+        raise ArgumentError(
+            f"{where}: the output would have the spatial shape {tuple(sizes)} "
+            f"(input shape {tuple(shape)})"
+        )
+    return tuple(sizes)
+
+
+def _check_range(where: str, index: Tensor, cells: int) -> None:
+    # What is traced or mapped has no values to look at; gather and scatter check there.
+    if torch.compiler.is_compiling() or ops.transforms_active() or index.is_meta:
+        return
+    if index.numel() == 0:
+        return
+    low, high = (int(v) for v in torch.aminmax(index))
+    if low < 0 or high >= cells:
+        raise ArgumentError(
+            f"{where}: indices must be from 0 to {cells - 1} (the output has {cells} cells per "
+            f"plane), got {low if low < 0 else high}"
+        )
+
+
+def _scatter(where: str, values: Tensor, index: Tensor, cells: int, duplicates: str) -> Tensor:
+    empty = values.new_zeros(()).expand(*index.shape[:-1], cells)
+    if duplicates in ("sum", "mean"):
+        wide = torch.float32 if values.dtype in (torch.float16, torch.bfloat16) else values.dtype
+        total = empty.to(wide).scatter_add(-1, index, values.to(wide))
+        if duplicates == "mean":
+            ones = torch.ones_like(index)
+            writers = torch.zeros_like(empty, dtype=torch.int64).scatter_add(-1, index, ones)
+            total = total / writers.clamp(min=1)
+        return total.to(values.dtype)
+    if duplicates == "max":
+        values, index = _ascending(values, index)
+    number = torch.arange(index.shape[-1], device=index.device).expand(index.shape)
+    nobody = torch.full_like(empty, -1, dtype=torch.int64)
+    winner = nobody.scatter_reduce(-1, index, number, "amax")
+    if duplicates == "error":
+        writers = int((winner >= 0).sum())
+        if writers != index.numel():
+            raise ArgumentError(
+                f"{where}: duplicates='error', and {index.numel() - writers} of {index.numel()} "
+                f"indices repeat another"
+            )
+    chosen = values.gather(-1, winner.clamp(min=0))
+    return torch.where(winner >= 0, chosen, torch.zeros_like(chosen))
+
+
+def _ascending(values: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in ascending order of the values, so that the last writer of a cell is the greatest."""
+    order = torch.sort(values.detach(), -1, stable=True).indices
+    return values.gather(-1, order), index.gather(-1, order)
+
+
+_UNPOOL = """Put every value back to the cell that its index names; all other cells are 0.
+
+    The inverse of ``max_pool{n}d(..., return_indices=True)``, with the signature of
+    ``torch.nn.functional.max_unpool{n}d``.
+
+    .. math:: y_{\\text{indices}_i} = x_i
+
+    Args:
+        input: ``(N, C, {cells})`` or ``(C, {cells})``.
+        indices: int64, of the shape of ``input``: places in the flattened output plane. They are
+            checked before anything is written.
+        kernel_size: of the pooling that is undone.
+        stride: of the pooling that is undone; default ``kernel_size``.
+        padding: of the pooling that is undone: an int, one per axis, or (before, after) pairs.
+        output_size: the spatial (or whole) shape of the result, where the pooling's arguments leave a
+            choice.
+        duplicates: what happens where several values name one cell: ``"last"`` in row-major order wins
+            (and alone gets the gradient), ``"sum"``, ``"max"``, ``"mean"``, or ``"error"``.
+
+    Shapes:
+        ``{shapes}``, each ``L' = (L - 1) * stride + kernel - before - after``, or ``output_size``.
+
+    Dtypes:
+        those of ``max_pool{n}d``.
+
+    Raises:
+        {errors}
+
+    Example:
+        >>> import torch, poolkit.functional as F
+        >>> x = torch.rand(1, 1, {sizes})
+        >>> y, i = F.max_pool{n}d(x, 2, return_indices=True)
+        >>> F.max_pool{n}d(F.max_unpool{n}d(y, i, 2), 2).equal(y)
+        True
+
+    Source: Zeiler and Fergus, "Visualizing and Understanding Convolutional Networks", 2013,
+    arXiv:1311.2901.
+    """
+
+
+@documented(_UNPOOL)
+def max_unpool1d(
+    input: Tensor,
+    indices: Tensor,
+    kernel_size: Ints,
+    stride: Ints | None = None,
+    padding: Padding = 0,
+    output_size: Sequence[int] | None = None,
+    *,
+    duplicates: str = "last",
+) -> Tensor:
+    if has_torch_function((input, indices)):
+        return handle_torch_function(  # type: ignore[no-any-return]
+            max_unpool1d, (input, indices), input, indices, kernel_size, stride, padding,
+            output_size, duplicates=duplicates,
+        )  # fmt: skip
+    return _max_unpool("max_unpool1d", 1, input, indices, kernel_size, stride, padding,
+                       output_size, duplicates)  # fmt: skip
+
+
+@documented(_UNPOOL)
+def max_unpool2d(
+    input: Tensor,
+    indices: Tensor,
+    kernel_size: Ints,
+    stride: Ints | None = None,
+    padding: Padding = 0,
+    output_size: Sequence[int] | None = None,
+    *,
+    duplicates: str = "last",
+) -> Tensor:
+    if has_torch_function((input, indices)):
+        return handle_torch_function(  # type: ignore[no-any-return]
+            max_unpool2d, (input, indices), input, indices, kernel_size, stride, padding,
+            output_size, duplicates=duplicates,
+        )  # fmt: skip
+    return _max_unpool("max_unpool2d", 2, input, indices, kernel_size, stride, padding,
+                       output_size, duplicates)  # fmt: skip
+
+
+@documented(_UNPOOL)
+def max_unpool3d(
+    input: Tensor,
+    indices: Tensor,
+    kernel_size: Ints,
+    stride: Ints | None = None,
+    padding: Padding = 0,
+    output_size: Sequence[int] | None = None,
+    *,
+    duplicates: str = "last",
+) -> Tensor:
+    if has_torch_function((input, indices)):
+        return handle_torch_function(  # type: ignore[no-any-return]
+            max_unpool3d, (input, indices), input, indices, kernel_size, stride, padding,
+            output_size, duplicates=duplicates,
+        )  # fmt: skip
+    return _max_unpool("max_unpool3d", 3, input, indices, kernel_size, stride, padding,
+                       output_size, duplicates)  # fmt: skip

@@ -1,0 +1,430 @@
+"""The raw operators, their fake kernels and their derivatives: torch only.
+
+Operators come in adjoint pairs, `pick` and `scatter`, `avg_pool` and `avg_pool_backward`. Each is the
+other's derivative, and `pick` is also the forward derivative of a maximum: there is no code for second
+derivatives, and every order works. Functional code calls `max_pool`, `max_pool_offsets`, `avg_pool`
+and `plane_indices` of this module; each goes to the raw operator at once unless something
+differentiates.
+"""
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._prims_common import suggest_memory_format
+from torch.autograd import Function
+from torch.autograd import forward_ad as fwad
+
+from .. import cpu, reference
+from ..window import Window, unpack
+
+Packed = Sequence[int]
+
+# ---- raw operators ------------------------------------------------------------------------------
+
+
+def _slow_max_pool(x: Tensor, window: Packed) -> Tensor:
+    return reference.max_pool(x, unpack(window)[0])[0]
+
+
+def _slow_max_pool_offsets(x: Tensor, window: Packed) -> tuple[Tensor, Tensor]:
+    return reference.max_pool(x, unpack(window)[0])
+
+
+def _slow_pick(x: Tensor, offsets: Tensor, window: Packed) -> Tensor:
+    return reference.pick(x, offsets, unpack(window)[0])
+
+
+def _slow_scatter(g: Tensor, offsets: Tensor, window: Packed) -> Tensor:
+    return reference.scatter(g, offsets, *unpack(window))
+
+
+def _slow_plane_indices(offsets: Tensor, window: Packed) -> Tensor:
+    return reference.plane_indices(offsets, unpack(window)[0])
+
+
+def _slow_avg_pool(x: Tensor, window: Packed) -> Tensor:
+    return reference.avg_pool(x, unpack(window)[0])
+
+
+def _slow_avg_pool_backward(g: Tensor, window: Packed) -> Tensor:
+    return reference.avg_pool_backward(g, *unpack(window))
+
+
+def _pooled(x: Tensor, window: Packed, dtype: torch.dtype | None = None) -> Tensor:
+    """An empty tensor of the strides that the kernels give the pooled ``x``."""
+    shape = unpack(window)[0].output_shape(x.shape)
+    return torch.empty(
+        shape, dtype=dtype or x.dtype, device=x.device, memory_format=suggest_memory_format(x)
+    )
+
+
+def _unpooled(g: Tensor, window: Packed) -> Tensor:
+    w, channels_last = unpack(window)
+    layout = torch.contiguous_format
+    if channels_last:
+        layout = torch.channels_last if g.dim() == 4 else torch.channels_last_3d
+    return torch.empty(w.input_shape(g.shape), dtype=g.dtype, device=g.device, memory_format=layout)
+
+
+def _fake_max_pool_offsets(x: Tensor, window: Packed) -> tuple[Tensor, Tensor]:
+    return _pooled(x, window), _pooled(x, window, unpack(window)[0].offset_dtype)
+
+
+_OPERATORS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
+    # name: (what serves without a kernel, the fake kernel)
+    "max_pool": (_slow_max_pool, _pooled),
+    "max_pool_offsets": (_slow_max_pool_offsets, _fake_max_pool_offsets),
+    "pick": (_slow_pick, lambda x, offsets, window: _pooled(x, window)),
+    "scatter": (_slow_scatter, lambda g, offsets, window: _unpooled(g, window)),
+    "plane_indices": (_slow_plane_indices, lambda o, window: torch.empty_like(o, dtype=torch.int64)),
+    "avg_pool": (_slow_avg_pool, _pooled),
+    "avg_pool_backward": (_slow_avg_pool_backward, _unpooled),
+}
+
+
+def _load() -> dict[str, Callable[..., Any]]:
+    try:
+        cpu.load()
+    except cpu.LibraryError as error:
+        warnings.warn(
+            f"poolkit computes with its reference implementation, 10 to 1000 times slower than its "
+            f"kernels, because its native library does not serve: {error}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return {name: slow for name, (slow, _) in _OPERATORS.items()}
+    for name, (slow, fake) in _OPERATORS.items():
+        # Devices without a kernel of ours are served by the reference through the same operator.
+        torch.library.impl(f"poolkit::{name}", "CompositeExplicitAutograd", slow)
+        torch.library.register_fake(f"poolkit::{name}", fake)
+    return {name: getattr(torch.ops.poolkit, name).default for name in _OPERATORS}
+
+
+_raw = _load()
+NATIVE = cpu.isa() is not None
+"""Whether kernels serve; otherwise everything is computed by the reference."""
+
+_raw_max_pool = _raw["max_pool"]
+_raw_max_pool_offsets = _raw["max_pool_offsets"]
+_raw_pick = _raw["pick"]
+_raw_scatter = _raw["scatter"]
+_raw_plane_indices = _raw["plane_indices"]
+_raw_avg_pool = _raw["avg_pool"]
+_raw_avg_pool_backward = _raw["avg_pool_backward"]
+
+
+# ---- derivatives --------------------------------------------------------------------------------
+#
+# torch.compile takes a Function without jvp, everything else wants one: hence a pair of classes per
+# operator. The raw operator itself would lose tangents and gradients silently.
+
+
+def _fold(info: Any, dims: Sequence[int | None], tensors: Sequence[Tensor], rank: int) -> Any:
+    """The mapped dimension of ``tensors`` folded into the batch, and its inverse for a result."""
+    moved = [
+        t.movedim(d, 0) if d is not None else t.expand(info.batch_size, *t.shape)
+        for t, d in zip(tensors, dims, strict=True)
+    ]
+    if moved[0].dim() == rank + 2:  # an unbatched input: the mapped dimension becomes its batch
+        return moved, lambda result: result
+    batch = moved[0].shape[:2]
+    return [t.flatten(0, 1) for t in moved], lambda result: result.unflatten(0, batch)
+
+
+def _rank(window: Packed) -> int:
+    return len(window) // 7
+
+
+class _MaxPool(Function):
+    @staticmethod
+    def forward(x: Tensor, window: Packed) -> tuple[Tensor, Tensor]:
+        return _raw_max_pool_offsets(x, window)  # type: ignore[no-any-return]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.window = inputs[1]
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(output[1])
+        ctx.save_for_forward(output[1])
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor | None, _: Any) -> Any:
+        return None if g is None else scatter(g, ctx.saved_tensors[0], ctx.window), None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, x: Tensor, window: Packed) -> Any:
+        (x,), unfold = _fold(info, in_dims[:1], (x,), _rank(window))
+        values, offsets = _apply(_MaxPoolForward, x, window)
+        return (unfold(values), unfold(offsets)), (0, 0)
+
+
+class _MaxPoolForward(_MaxPool):
+    @staticmethod
+    def jvp(ctx: Any, t: Tensor, _: Any) -> Any:
+        return pick(t, ctx.saved_tensors[0], ctx.window), None
+
+
+class _Pick(Function):
+    @staticmethod
+    def forward(x: Tensor, offsets: Tensor, window: Packed) -> Tensor:
+        return _raw_pick(x, offsets, window)  # type: ignore[no-any-return]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.window = inputs[2]
+        ctx.save_for_backward(inputs[1])
+        ctx.save_for_forward(inputs[1])
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        return scatter(g, ctx.saved_tensors[0], ctx.window), None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, x: Tensor, offsets: Tensor, window: Packed) -> Any:
+        (x, offsets), unfold = _fold(info, in_dims[:2], (x, offsets), _rank(window))
+        return unfold(pick(x, offsets, window)), 0
+
+
+class _PickForward(_Pick):
+    @staticmethod
+    def jvp(ctx: Any, t: Tensor, _offsets: Any, _window: Any) -> Any:
+        return pick(t, ctx.saved_tensors[0], ctx.window)
+
+
+class _Scatter(Function):
+    @staticmethod
+    def forward(g: Tensor, offsets: Tensor, window: Packed) -> Tensor:
+        return _raw_scatter(g, offsets, window)  # type: ignore[no-any-return]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.window = inputs[2]
+        ctx.save_for_backward(inputs[1])
+        ctx.save_for_forward(inputs[1])
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        return pick(g, ctx.saved_tensors[0], ctx.window), None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, g: Tensor, offsets: Tensor, window: Packed) -> Any:
+        (g, offsets), unfold = _fold(info, in_dims[:2], (g, offsets), _rank(window))
+        return unfold(scatter(g, offsets, window)), 0
+
+
+class _ScatterForward(_Scatter):
+    @staticmethod
+    def jvp(ctx: Any, t: Tensor, _offsets: Any, _window: Any) -> Any:
+        return scatter(t, ctx.saved_tensors[0], ctx.window)
+
+
+class _PlaneIndices(Function):
+    @staticmethod
+    def forward(offsets: Tensor, window: Packed) -> Tensor:
+        return _raw_plane_indices(offsets, window)  # type: ignore[no-any-return]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.mark_non_differentiable(output)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, offsets: Tensor, window: Packed) -> Any:
+        (offsets,), unfold = _fold(info, in_dims[:1], (offsets,), _rank(window))
+        return unfold(plane_indices(offsets, window)), 0
+
+
+class _PlaneIndicesForward(_PlaneIndices):
+    @staticmethod
+    def jvp(ctx: Any, _offsets: Any, _window: Any) -> Any:
+        return None
+
+
+class _AvgPool(Function):
+    @staticmethod
+    def forward(x: Tensor, window: Packed) -> Tensor:
+        return _raw_avg_pool(x, window)  # type: ignore[no-any-return]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.window = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        return avg_pool_backward(g, ctx.window), None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, x: Tensor, window: Packed) -> Any:
+        (x,), unfold = _fold(info, in_dims[:1], (x,), _rank(window))
+        return unfold(_apply(_AvgPoolForward, x, window)), 0
+
+
+class _AvgPoolForward(_AvgPool):
+    @staticmethod
+    def jvp(ctx: Any, t: Tensor, _: Any) -> Any:
+        return _apply(_AvgPoolForward, t, ctx.window)
+
+
+class _AvgPoolBackward(Function):
+    @staticmethod
+    def forward(g: Tensor, window: Packed) -> Tensor:
+        return _raw_avg_pool_backward(g, window)  # type: ignore[no-any-return]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.window = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        return _apply(_AvgPoolForward, g, ctx.window), None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, g: Tensor, window: Packed) -> Any:
+        (g,), unfold = _fold(info, in_dims[:1], (g,), _rank(window))
+        return unfold(avg_pool_backward(g, window)), 0
+
+
+class _AvgPoolBackwardForward(_AvgPoolBackward):
+    @staticmethod
+    def jvp(ctx: Any, t: Tensor, _: Any) -> Any:
+        return avg_pool_backward(t, ctx.window)
+
+
+transforms_active = torch._C._are_functorch_transforms_active
+_direct_apply = {
+    # Function.apply spends 10 us on binding a signature that is known here.
+    cls: super(Function, cls).apply
+    for cls in (
+        _MaxPoolForward,
+        _PickForward,
+        _ScatterForward,
+        _PlaneIndicesForward,
+        _AvgPoolForward,
+        _AvgPoolBackwardForward,
+    )
+}
+
+
+def _apply(cls: Any, *args: Any) -> Any:
+    if torch.compiler.is_compiling():
+        return cls.__base__.apply(*args)  # the class without jvp
+    if transforms_active():
+        return cls.apply(*args)
+    return _direct_apply[cls](*args)
+
+
+def differentiates(*tensors: Tensor) -> bool:
+    """Whether the raw operators would lose a derivative or a mapped dimension."""
+    if torch.is_grad_enabled():
+        for t in tensors:
+            if t.requires_grad:
+                return True
+    return transforms_active() or fwad._current_level >= 0
+
+
+def _wanted(x: Tensor, window: Window) -> Packed:
+    """``window`` packed with the memory format of ``x``, which its gradient shall have."""
+    return window.packed_last if _channels_last(x) else window.packed
+
+
+def _channels_last(x: Tensor) -> bool:
+    # A channel stride above the last one settles it without the full comparison of strides.
+    if x.dim() < 4 or x.stride(1) > x.stride(-1):
+        return False
+    return suggest_memory_format(x) is not torch.contiguous_format
+
+
+def _restore_strides(x: Tensor, make: Callable[[Tensor], Any]) -> Any:
+    """``make(x)``, with the gradient in the strides of ``empty_like(x)`` where those are unusual."""
+    if x.is_contiguous() or x.is_contiguous(memory_format=suggest_memory_format(x)):
+        return make(x)
+    return make(_apply(_SameStridesForward, x))
+
+
+class _SameStrides(Function):
+    """The identity, whose gradient has the strides of ``empty_like(x)``: those of a dense permutation."""
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        strides = torch.empty_like(inputs[0], device="meta").stride()
+        ctx.order = sorted(range(len(strides)), key=lambda axis: -strides[axis])
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        inverse = sorted(range(len(ctx.order)), key=ctx.order.__getitem__)
+        return g.permute(ctx.order).contiguous().permute(inverse)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, x: Tensor) -> Any:
+        return x.view_as(x), in_dims[0]
+
+
+class _SameStridesForward(_SameStrides):
+    @staticmethod
+    def jvp(ctx: Any, t: Tensor) -> Tensor:
+        return t.view_as(t)
+
+
+_direct_apply[_SameStridesForward] = super(Function, _SameStridesForward).apply
+
+
+# ---- what the rest of the package calls -----------------------------------------------------------
+
+
+def max_pool(x: Tensor, window: Window) -> Tensor:
+    """The maxima alone; offsets are kept only for a backward pass."""
+    if not differentiates(x):
+        return _raw_max_pool(x, window.packed)  # type: ignore[no-any-return]
+    return max_pool_offsets(x, window)[0]
+
+
+def max_pool_offsets(x: Tensor, window: Window) -> tuple[Tensor, Tensor]:
+    """The maxima and the tap of each winner."""
+    if not differentiates(x):
+        return _raw_max_pool_offsets(x, window.packed)  # type: ignore[no-any-return]
+    packed = _wanted(x, window)
+    return _restore_strides(x, lambda x: _apply(_MaxPoolForward, x, packed))  # type: ignore[no-any-return]
+
+
+def avg_pool(x: Tensor, window: Window) -> Tensor:
+    """The averages."""
+    if not differentiates(x):
+        return _raw_avg_pool(x, window.packed)  # type: ignore[no-any-return]
+    packed = _wanted(x, window)
+    return _restore_strides(x, lambda x: _apply(_AvgPoolForward, x, packed))  # type: ignore[no-any-return]
+
+
+def plane_indices(offsets: Tensor, window: Window | Packed) -> Tensor:
+    """torch's int64 index in the input plane of the cell that each offset names."""
+    packed = window.packed if isinstance(window, Window) else window
+    if not transforms_active():
+        return _raw_plane_indices(offsets, packed)  # type: ignore[no-any-return]
+    return _apply(_PlaneIndicesForward, offsets, packed)  # type: ignore[no-any-return]
+
+
+def pick(x: Tensor, offsets: Tensor, packed: Packed) -> Tensor:
+    """The values of ``x`` at the cells that the offsets name."""
+    if not differentiates(x):
+        return _raw_pick(x, offsets, packed)  # type: ignore[no-any-return]
+    return _apply(_PickForward, x, offsets, packed)  # type: ignore[no-any-return]
+
+
+def scatter(g: Tensor, offsets: Tensor, packed: Packed) -> Tensor:
+    """The sum, at each cell, of the values whose offset names it."""
+    if not differentiates(g):
+        return _raw_scatter(g, offsets, packed)  # type: ignore[no-any-return]
+    return _apply(_ScatterForward, g, offsets, packed)  # type: ignore[no-any-return]
+
+
+def avg_pool_backward(g: Tensor, packed: Packed) -> Tensor:
+    """The adjoint of the average: every output's value, divided, at each of its cells."""
+    if not differentiates(g):
+        return _raw_avg_pool_backward(g, packed)  # type: ignore[no-any-return]
+    return _apply(_AvgPoolBackwardForward, g, packed)  # type: ignore[no-any-return]

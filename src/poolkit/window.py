@@ -1,0 +1,381 @@
+"""Which cells belong to which output: the only Python copy of the geometry.
+
+A window is, per axis, an interval of cells with a step. Fixed, adaptive, global, padded and ceil-mode
+pooling differ in nothing else. Sizes are worked out here once, cached on (shape, arguments), and cross
+to the kernels as one packed list of integers; ``csrc/window.h`` only maps (output, tap) to a cell.
+
+Nothing loops over windows, so extents may be symbolic.
+"""
+
+import functools
+import math
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+
+from .errors import ArgumentError
+
+INT64_MAX = 2**63 - 1
+PADDING_NAMES = ("valid", "same", "same_lower")
+
+Ints = int | Sequence[int]
+Padding = int | str | Sequence[int] | Sequence[Sequence[int]]
+
+
+class Axis(NamedTuple):
+    """One axis of a window.
+
+    Output ``i`` of a fixed axis holds the cells ``i * stride - before + t * dilation`` for
+    ``0 <= t < kernel``, as far as they lie in ``[0, size)``. ``stride == 0`` marks an adaptive axis:
+    output ``i`` holds the cells from ``floor(i * size / out)`` to ``ceil((i + 1) * size / out)``, and
+    ``kernel`` is an upper bound of their number.
+    """
+
+    size: int
+    out: int
+    kernel: int
+    stride: int
+    before: int
+    after: int
+    dilation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The axes of a window, and what an average divides by (``divisor`` 0: the number of taps).
+
+    ``packed`` is what crosses to the kernels: two flags, the divisor, then seven integers per axis;
+    ``packed_last`` is the same with the flag that makes a backward kernel's result channels-last.
+    """
+
+    axes: tuple[Axis, ...]
+    include_pad: bool = True
+    divisor: int = 0
+    packed: list[int] = field(init=False, repr=False, compare=False)
+    packed_last: list[int] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        fields = [number for axis in self.axes for number in axis]
+        flags = int(self.include_pad) << 1
+        object.__setattr__(self, "packed", [flags, self.divisor, *fields])
+        object.__setattr__(self, "packed_last", [flags | 1, self.divisor, *fields])
+
+    @property
+    def rank(self) -> int:
+        return len(self.axes)
+
+    @property
+    def output_size(self) -> tuple[int, ...]:
+        return tuple(axis.out for axis in self.axes)
+
+    @property
+    def taps(self) -> int:
+        return math.prod(axis.kernel for axis in self.axes)
+
+    @property
+    def offset_dtype(self) -> torch.dtype:
+        """The smallest unsigned type that holds a tap's number in its window."""
+        taps = self.taps
+        if taps <= 2**8:
+            return torch.uint8
+        return torch.uint16 if taps <= 2**16 else torch.int32
+
+    def output_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+        return (*shape[: len(shape) - self.rank], *self.output_size)
+
+    def input_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """The shape of the input whose pooled shape is ``shape``."""
+        return (*shape[: len(shape) - self.rank], *(axis.size for axis in self.axes))
+
+
+def pack(window: Window, channels_last: bool = False) -> list[int]:
+    """``window`` as the kernels read it."""
+    return window.packed_last if channels_last else window.packed
+
+
+def unpack(packed: Sequence[int]) -> tuple[Window, bool]:
+    """The inverse of :func:`pack`, for the reference and the fake kernels."""
+    flags, divisor, *fields = packed
+    axes = tuple(Axis(*fields[i : i + 7]) for i in range(0, len(fields), 7))
+    return Window(axes, bool(flags & 2), divisor), bool(flags & 1)
+
+
+# ---- arguments ----------------------------------------------------------------------------------
+
+
+def as_int(where: str, name: str, value: Any, low: int = -INT64_MAX) -> int:
+    """``value`` as an int of at least ``low``; bool, float and what has no ``__index__`` are refused."""
+    if isinstance(value, torch.SymInt):
+        return value  # type: ignore[return-value]  # a SymInt stands for an int wherever sizes go
+    refused = isinstance(value, bool) or type(value).__name__ in ("bool", "bool_")
+    try:
+        number = operator.index(value)
+    except (TypeError, RuntimeError, OverflowError):
+        refused = True
+    if refused:
+        raise ArgumentError(f"{where}: {name} must be an int, got {value!r}")
+    if not low <= number <= INT64_MAX:
+        raise ArgumentError(f"{where}: {name} must be from {low} to 2**63 - 1, got {number}")
+    return number
+
+
+def as_ints(where: str, name: str, value: Any, rank: int, low: int) -> tuple[int, ...]:
+    """``value`` as one int per axis; an int or a sequence of one stands for all axes."""
+    if not _is_sequence(value):
+        return (as_int(where, name, value, low),) * rank
+    items = tuple(value)
+    if len(items) not in (1, rank):
+        raise ArgumentError(f"{where}: {name} must be an int or {rank} of them, got {value!r}")
+    numbers = tuple(as_int(where, name, item, low) for item in items)
+    return numbers * rank if len(numbers) == 1 else numbers
+
+
+def _is_sequence(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)
+
+
+def _is_omitted(value: Any) -> bool:
+    return value is None or (_is_sequence(value) and len(value) == 0)
+
+
+def freeze(value: Any) -> Any:
+    """``value`` as a key that tells 1 from True and 1.0, so that a cache cannot hide a bad type."""
+    if value is None or type(value) is int or type(value) is str:
+        return value
+    if type(value) is list or type(value) is tuple or isinstance(value, torch.Size):
+        return tuple([freeze(item) for item in value])
+    if type(value) is bool or type(value) is float:
+        return _Odd(value)
+    if _is_sequence(value):
+        return tuple([freeze(item) for item in value])
+    try:
+        return as_int("", "", value)
+    except ArgumentError:
+        return _Odd(value)
+
+
+class _Odd:
+    """A value of no accepted type: equal only to itself, shown as what it is."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __repr__(self) -> str:
+        return repr(self.value)
+
+
+def normalise_padding(where: str, padding: Any, rank: int) -> str | tuple[tuple[int, int], ...]:
+    """``padding`` as ``"same"``, ``"same_lower"`` or one (before, after) pair per axis."""
+    if isinstance(padding, str):
+        if padding not in PADDING_NAMES:
+            raise ArgumentError(
+                f"{where}: padding must be an int, {rank} ints, {rank} (before, after) pairs or one of "
+                f"{', '.join(map(repr, PADDING_NAMES))}, got {padding!r}"
+            )
+        return padding if padding != "valid" else ((0, 0),) * rank
+    if _is_sequence(padding) and any(_is_sequence(item) for item in padding):
+        if len(padding) not in (1, rank) or any(
+            not _is_sequence(item) or len(item) != 2 for item in padding
+        ):
+            raise ArgumentError(
+                f"{where}: padding must hold one (before, after) pair per axis, got {padding!r}"
+            )
+        pairs = tuple(
+            (as_int(where, "padding", before, 0), as_int(where, "padding", after, 0))
+            for before, after in padding
+        )
+        return pairs * rank if len(pairs) == 1 else pairs
+    return tuple((amount, amount) for amount in as_ints(where, "padding", padding, rank, 0))
+
+
+# ---- shapes -------------------------------------------------------------------------------------
+
+
+def _spatial(where: str, shape: Sequence[int], rank: int, channels: bool = True) -> tuple[int, ...]:
+    names = ("(N, C, L) or (C, L)", "(N, C, H, W) or (C, H, W)", "(N, C, D, H, W) or (C, D, H, W)")
+    if len(shape) not in (rank + 1, rank + 2):
+        raise ArgumentError(
+            f"{where}: input must have the shape {names[rank - 1]}, got {tuple(shape)}"
+        )
+    first = len(shape) - rank - (1 if channels else 0)
+    if any(extent == 0 for extent in shape[first:]):
+        what = "no channel and no spatial extent" if channels else "no spatial extent"
+        raise ArgumentError(f"{where}: {what} of the input may be 0, got shape {tuple(shape)}")
+    return tuple(shape[-rank:])
+
+
+def _check_numel(where: str, shape: Sequence[int], window: Window) -> Window:
+    # Eight bytes each is the widest that any result has (indices).
+    if math.prod(window.output_shape(shape)) > INT64_MAX // 8:
+        raise ArgumentError(
+            f"{where}: the result of shape {window.output_shape(shape)} has more elements than "
+            f"memory can address (input shape {tuple(shape)})"
+        )
+    return window
+
+
+def _cached(build: Any) -> Any:
+    """Cache ``build`` on its arguments, except while compiling: symbolic extents have no hash."""
+    fast = functools.lru_cache(maxsize=4096, typed=True)(build)
+
+    @functools.wraps(build)
+    def call(*args: Any) -> Window:
+        if torch.compiler.is_compiling():
+            return build(*args)  # type: ignore[no-any-return]
+        try:
+            return fast(*args)  # type: ignore[no-any-return]
+        except TypeError:
+            return build(*args)  # type: ignore[no-any-return]
+
+    return call
+
+
+def fixed(
+    where: str,
+    rank: int,
+    shape: Sequence[int],
+    kernel_size: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    ceil_mode: Any,
+    needs_cell: bool,
+    include_pad: Any = True,
+    divisor: Any = None,
+) -> Window:
+    """The window of fixed pooling. ``needs_cell``: every window must hold a real cell."""
+    extents = _spatial(where, shape, rank)
+    kernels = as_ints(where, "kernel_size", kernel_size, rank, 1)
+    strides = kernels if _is_omitted(stride) else as_ints(where, "stride", stride, rank, 1)
+    dilations = as_ints(where, "dilation", dilation, rank, 1)
+    pads = normalise_padding(where, padding, rank)
+    if not isinstance(ceil_mode, bool):
+        raise ArgumentError(f"{where}: ceil_mode must be a bool, got {ceil_mode!r}")
+    if not isinstance(include_pad, bool):
+        raise ArgumentError(f"{where}: count_include_pad must be a bool, got {include_pad!r}")
+    if divisor is not None:
+        divisor = as_int(where, "divisor_override", divisor)
+        if divisor == 0:
+            raise ArgumentError(f"{where}: divisor_override must not be 0")
+    axes = []
+    for i in range(rank):
+        axis = _fixed_axis(
+            extents[i], kernels[i], strides[i], pads if isinstance(pads, str) else pads[i],
+            dilations[i], ceil_mode,
+        )  # fmt: skip
+        given = (
+            f"(input shape {tuple(shape)}, kernel_size {kernels[i]}, stride {strides[i]}, "
+            f"padding {(axis.before, axis.after)}, dilation {dilations[i]})"
+        )
+        name = "DHW"[3 - rank + i] if rank > 1 else "L"
+        if axis.out < 1:
+            raise ArgumentError(f"{where}: axis {name} would have the output size {axis.out} {given}")
+        if (axis.out - 1) * axis.stride + axis.before + axis.dilation * axis.kernel > INT64_MAX // 2:
+            raise ArgumentError(f"{where}: axis {name} reaches beyond 64-bit positions {given}")
+        if needs_cell:
+            empty = first_empty_window(axis)
+            if empty is not None:
+                raise ArgumentError(
+                    f"{where}: window {empty} of axis {name} holds no cell of the input {given}"
+                )
+        axes.append(axis)
+    return _check_numel(where, shape, Window(tuple(axes), include_pad, divisor or 0))
+
+
+def _fixed_axis(
+    size: int, kernel: int, stride: int, pad: str | tuple[int, int], dilation: int, ceil_mode: bool
+) -> Axis:
+    extent = dilation * (kernel - 1) + 1
+    if isinstance(pad, str):
+        out = (size + stride - 1) // stride
+        total = max((out - 1) * stride + extent - size, 0)
+        less, more = total // 2, total - total // 2
+        before, after = (less, more) if pad == "same" else (more, less)
+        return Axis(size, out, kernel, stride, before, after, dilation)
+    before, after = pad
+    room = size + before + after - extent
+    out = room // stride + 1
+    if ceil_mode:
+        # A window that would start in the padding behind the input is dropped, however many there are.
+        out = min(-(-room // stride) + 1, (size + before - 1) // stride + 1)
+    return Axis(size, out, kernel, stride, before, after, dilation)
+
+
+def first_empty_window(axis: Axis) -> int | None:
+    """The first output of a fixed axis that holds no real cell, or None.
+
+    A window that starts at ``a >= 0`` holds cell ``a``, if that is below ``size``. One that starts at
+    ``a < 0`` meets the input first at ``a mod dilation``, if it has taps enough to get there.
+    """
+    size, out, kernel, stride, before, _, dilation = axis
+    if before > (kernel - 1) * dilation:
+        return 0
+    if dilation > size and before > 0:
+        negative = min(out, -(-before // stride))
+        # Windows whose first non-negative tap falls into the gap [size, dilation).
+        index = _first_in_range(stride % dilation, -before % dilation, dilation, size, dilation - 1)
+        if index is not None and index < negative:
+            return index
+    if (out - 1) * stride - before >= size:
+        return (size + before + stride - 1) // stride
+    return None
+
+
+def _first_in_range(step: int, start: int, modulus: int, low: int, high: int) -> int | None:
+    """The smallest x >= 0 with low <= (start + step * x) mod modulus <= high, or None."""
+    if low <= start % modulus <= high:
+        return 0
+    # Shift the range instead of the sequence. It cannot wrap round 0: that would make x = 0 a hit.
+    return _first_multiple(step, modulus, (low - start) % modulus, (high - start) % modulus)
+
+
+def _first_multiple(step: int, modulus: int, low: int, high: int) -> int | None:
+    """The smallest x >= 0 with low <= step * x mod modulus <= high, for 0 < low <= high < modulus.
+
+    Euclid's algorithm: the modulus at least halves with every other call.
+    """
+    if step == 0:
+        return None
+    if 2 * step > modulus:  # count down instead of up
+        return _first_multiple(modulus - step, modulus, modulus - high, modulus - low)
+    x = -(-low // step)
+    if step * x <= high:
+        return x
+    # No multiple of step in the range: look for the first pass over the modulus that shifts one in.
+    wraps = _first_multiple(-modulus % step, step, low % step, high % step)
+    return None if wraps is None else -(-(low + modulus * wraps) // step)
+
+
+def adaptive(
+    where: str, rank: int, shape: Sequence[int], output_size: Any, needs_channels: bool
+) -> Window:
+    """The window of adaptive pooling: ``output_size`` ints or None (keep the extent)."""
+    extents = _spatial(where, shape, rank, needs_channels)
+    sizes = tuple(output_size) if _is_sequence(output_size) else (output_size,) * rank
+    if len(sizes) == 1:
+        sizes = sizes * rank
+    if len(sizes) != rank:
+        raise ArgumentError(
+            f"{where}: output_size must be an int, None or {rank} of them, got {output_size!r}"
+        )
+    axes = tuple(
+        _adaptive_axis(extent, extent if size is None else as_int(where, "output_size", size, 0))
+        for extent, size in zip(extents, sizes, strict=True)
+    )
+    return _check_numel(where, shape, Window(axes))
+
+
+def _adaptive_axis(size: int, out: int) -> Axis:
+    # Equal parts are a fixed window, which the kernels do faster. A symbolic extent keeps the general
+    # form: asking it for a remainder would pin the compiled program to sizes of one residue.
+    if not isinstance(size, torch.SymInt) and out > 0 and size % out == 0:
+        return Axis(size, out, size // out, size // out, 0, 0, 1)
+    most = size // out + 2 if out > 0 else 1
+    return Axis(size, out, most, 0, 0, 0, 1)
+
+
+fixed_cached = _cached(fixed)
+adaptive_cached = _cached(adaptive)

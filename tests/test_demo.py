@@ -1,0 +1,292 @@
+"""The report of `poolkit demo`: complete, self-contained, in both languages, and computed."""
+
+import contextlib
+import html.parser
+import io
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+
+pytest.importorskip("matplotlib")
+
+import numpy as np
+from PIL import Image
+
+import poolkit.functional as F
+from poolkit import demo, imaging
+from poolkit.demo import measure, report
+from poolkit.demo.report import Formula, Heading, Prose, Snippet, Table
+from poolkit.demo.sections import BUILDERS, max_and_average, speed_and_memory
+
+LANGUAGES = ("en", "ko")
+
+
+class Made(NamedTuple):
+    """A finished report: where it is, what was printed, and what it was made from."""
+
+    language: str
+    out: Path
+    printed: str
+    sections: list[report.Section]
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory):
+    """A quick report in each language."""
+    made = {}
+    for language in LANGUAGES:
+        sections = []
+
+        def record(build, sections=sections):
+            return lambda context: sections.append(build(context)) or sections[-1]
+
+        out = tmp_path_factory.mktemp("demo") / "new" / "folder"
+        printed = io.StringIO()
+        with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+            patch.setattr(demo, "BUILDERS", {k: record(build) for k, build in BUILDERS.items()})
+            path = demo.run_demo(lang=language, out=out, quick=True)
+        assert path == out / "report.html"
+        made[language] = Made(language, out, printed.getvalue(), sections)
+    return made
+
+
+@pytest.fixture(params=LANGUAGES)
+def made(request, reports):
+    return reports[request.param]
+
+
+class Page(html.parser.HTMLParser):
+    """Every tag's attributes, and the text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.text, self.open = [], "", []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag not in {"meta", "img", "source", "br", "link"}:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def page(out):
+    return Page((out / "report.html").read_text(encoding="utf-8"))
+
+
+# ---- The report ---------------------------------------------------------------------------------
+
+
+def test_report_needs_nothing_else(made):
+    """No network and no other file: every image is inside, nothing else is loaded."""
+    shown = page(made.out)
+    assert not shown.open
+    sources = [a[key] for _, a in shown.tags for key in ("src", "srcset", "href") if key in a]
+    assert sources
+    assert all(source.startswith(("data:image/png;base64,", "#")) for source in sources)
+    assert not {"link", "script", "iframe"} & {tag for tag, _ in shown.tags}
+    text = (made.out / "report.html").read_text(encoding="utf-8")
+    assert not re.search(r"https?://|@import|url\(", text)
+
+
+def test_figures_are_files_too(made):
+    names = {path.name for path in made.out.iterdir()}
+    stems = {
+        "max-and-average-example",
+        "max-and-average-photograph",
+        "max-and-average-detail",
+        "speed-and-memory-time",
+        "speed-and-memory-memory",
+    }
+    assert names == {"report.html", *(f"{s}{dark}.png" for s in stems for dark in ("", "-dark"))}
+    for path in made.out.glob("*.png"):
+        with Image.open(path) as image:
+            assert image.width > 1000
+    images = [attributes for tag, attributes in page(made.out).tags if tag == "img"]
+    assert len(images) == len(stems)
+    assert all(attributes["alt"] for attributes in images)
+
+
+def test_numbers_of_the_text(made):
+    for shown in (page(made.out).text, made.printed):
+        for number in ("3.75", "4.5", "7.5"):
+            assert number in shown
+        assert "(4 + 2 + 10 + 14) / 4 = 7.5" in shown
+
+
+def test_language(made):
+    shown = page(made.out)
+    assert ("html", {"lang": made.language}) in shown.tags
+    for word in ("특징 맵", "강건", "최댓값 선택"):
+        assert (word in shown.text) == (made.language == "ko")
+    assert ("최댓값 선택" in made.printed) == (made.language == "ko")
+
+
+def test_tables_are_printed(made):
+    shown = page(made.out)
+    assert made.printed.count("┏") == [tag for tag, _ in shown.tags].count("table") == 5
+    for case in speed_and_memory.QUICK_CASES:
+        assert case.size in made.printed
+        assert case.size in shown.text
+
+
+def test_both_languages_say_the_same():
+    """The same fields, the same placeholders, tables of the same shape; no English left over."""
+    for module in (max_and_average, speed_and_memory):
+        en, ko = (vars(module.TEXT[language]) for language in LANGUAGES)
+        for name, words in en.items():
+            if isinstance(words, str):
+                places = [sorted(re.findall(r"{(\w+)", text)) for text in (words, ko[name])]
+                assert places[0] == places[1], name
+                assert words != ko[name] or name == "differs", name
+            else:
+                assert len(words) == len(ko[name]), name
+
+
+def test_sections_are_blocks(reports):
+    """Every section has every kind of block; its figures, for both themes, are in no language."""
+    sections = [made.sections for made in reports.values()]
+    for slug, english, korean in zip(BUILDERS, *sections, strict=True):
+        assert english.slug == korean.slug == slug
+        for section in (english, korean):
+            kinds = {type(block) for block in section.blocks}
+            assert kinds >= {Prose, Heading, Formula, report.Figure, Table, Snippet}
+            for table in section.tables:
+                assert all(len(row) == len(table.header) for row in table.rows)
+    # Nothing is timed here, so the same bytes can be expected.
+    english, korean = (of_language[0] for of_language in sections)
+    for a, b in zip(english.figures, korean.figures, strict=True):
+        assert (a.light, a.dark) == (b.light, b.dark)
+        assert a.light != a.dark
+
+
+# ---- Snippets -----------------------------------------------------------------------------------
+
+
+def test_snippet_of_max_and_average():
+    output = report.run_snippet(max_and_average.SNIPPET).output
+    pooled = re.findall(r"[\d.]+", output)
+    assert [float(number) for number in pooled] == [6, 8, 14, 16, 3.75, 4.5, 7.5, 8]
+
+
+def test_snippet_of_speed_and_memory():
+    lines = report.run_snippet(speed_and_memory.SNIPPET).output.splitlines()
+    assert [line.split()[0] for line in lines] == ["torch", "poolkit"]
+    saved = [int(line.split()[3].replace(",", "")) for line in lines]
+    assert saved[0] == 64 * 56 * 56 * 4 + 64 * 28 * 28 * 8
+    assert saved[1] <= saved[0]
+
+
+# ---- The photograph -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("size", "fitted"),
+    [
+        ((300, 451), (288, 448)),
+        ((32, 32), (32, 32)),
+        ((33, 1000), (32, 64)),
+        ((1000, 40), (80, 32)),
+        ((3000, 4000), (336, 448)),
+        ((448, 448), (448, 448)),
+    ],
+)
+def test_fit(size, fitted):
+    image = torch.rand(1, 1, *size)
+    result = demo.fit(image, "x")
+    assert result.shape == (1, 3, *fitted)
+    assert all(side % demo.STEP == 0 for side in result.shape[-2:])
+
+
+def test_photographs_too_small_are_refused():
+    with pytest.raises(imaging.ImageError, match="31 x 400 pixels"):
+        demo.fit(torch.rand(1, 3, 400, 31), "tiny.png")
+
+
+def test_a_name_with_markup_is_escaped(tmp_path):
+    path = tmp_path / "<b>&.png"
+    Image.fromarray(np.zeros((40, 40), np.uint8)).save(path)
+    context = report.Context(demo.fit(imaging.load_image(path), path.name), path.name)
+    section = BUILDERS["max-and-average"](context)
+    text = report.page([section], context, demo.machine(context))
+    assert "<b>&.png" not in text
+    assert "&lt;b&gt;&amp;.png" in text
+
+
+def test_detail_holds_the_largest_difference():
+    image = torch.zeros(1, 3, 128, 128)
+    image[:, :, 100, 40] = 255
+    assert max_and_average.most_telling(image).max() == 255
+
+
+def test_blocks_repeat_values():
+    from poolkit.demo.draw import blocks
+
+    pixels = blocks(torch.tensor([[[[0.0, 255.0]]]]), (2, 4))
+    assert pixels[:, :, 0].tolist() == [[0, 0, 255, 255]] * 2
+
+
+# ---- Nothing half-written -----------------------------------------------------------------------
+
+
+def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
+    def fail(context):
+        raise RuntimeError("broken")
+
+    monkeypatch.setitem(BUILDERS, "speed-and-memory", fail)
+    with pytest.raises(RuntimeError, match="broken"):
+        demo.run_demo(out=tmp_path / "out", quick=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_files_of_the_folder_stay(tmp_path, monkeypatch):
+    (tmp_path / "notes.txt").write_text("mine")
+    monkeypatch.delitem(BUILDERS, "speed-and-memory")
+    demo.run_demo(out=tmp_path, quick=True)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert (tmp_path / "report.html").is_file()
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+# ---- Measuring ----------------------------------------------------------------------------------
+
+
+def test_operators_that_differ_are_not_timed():
+    x = torch.rand(1, 1, 4, 4)
+    with pytest.raises(measure.ResultsDifferError, match="disagree"):
+        measure.compare(lambda x: F.max_pool2d(x, 2), lambda x: F.avg_pool2d(x, 2), x, 0.01)
+
+
+def test_gradients_that_differ_are_noticed():
+    def wrong(x):
+        return F.avg_pool2d(x.detach(), 2) + 0 * x.sum()
+
+    with pytest.raises(measure.ResultsDifferError):
+        measure.check_equal(lambda x: F.avg_pool2d(x, 2), wrong, torch.rand(1, 1, 4, 4))
+
+
+def test_saved_bytes_are_counted_once():
+    x = torch.rand(10)
+    assert measure.saved_bytes(lambda x: x * 2, x) == 0
+    assert measure.saved_bytes(lambda x: x * x, x) == 40  # one tensor, saved twice
+    assert measure.saved_bytes(lambda x: x.exp(), x) == 40
+
+
+def test_comparison():
+    x = torch.rand(1, 2, 8, 8)
+    result = measure.compare(*[lambda x: F.avg_pool2d(x, 2)] * 2, x, 0.02)
+    assert result.difference == 0
+    assert result.saved[0] == result.saved[1]
+    assert min(*result.forward, *result.training) > 0
+    assert result.spread >= 1

@@ -1,0 +1,561 @@
+"""poolkit.functional against torch.nn.functional and against the reference, over random geometries,
+layouts and dtypes: values, indices, strides, gradients, error or not.
+
+What differs from torch must be in DEVIATIONS; against the reference nothing may differ but the rounding
+of sums.
+"""
+
+import inspect
+import math
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import poolkit
+from poolkit import ArgumentError, DtypeError, reference, testing
+from poolkit import functional as F
+from poolkit import window as W
+from poolkit.testing import (
+    assert_average_close,
+    assert_bit_equal,
+    assert_format,
+    assert_same_strides,
+    assert_sum_close,
+    call,
+    excused,
+    laid_out,
+    sample,
+)
+
+TF = torch.nn.functional
+
+fixed_examples = settings(derandomize=True, deadline=None, database=None, max_examples=120)
+
+DTYPES = (*testing.FLOATS, *testing.INTEGERS)
+every_rank = pytest.mark.parametrize("rank", [1, 2, 3])
+every_layout = pytest.mark.parametrize("layout", testing.LAYOUTS)
+
+SPATIAL = {1: 40, 2: 12, 3: 6}
+
+
+@st.composite
+def inputs(draw, rank, dtypes=DTYPES, values=testing.VALUES):
+    """A tensor for pooling over ``rank`` axes; 17 channels make a remainder for every vector width."""
+    channels = draw(st.sampled_from([1, 2, 3, 8, 17]))
+    shape = [draw(st.integers(1, 3)), channels]
+    shape += [draw(st.integers(1, SPATIAL[rank])) for _ in range(rank)]
+    x = sample(tuple(shape), draw(st.sampled_from(dtypes)), draw(st.sampled_from(values)),
+               draw(st.integers(0, 99)))  # fmt: skip
+    x = laid_out(x, draw(st.sampled_from(testing.LAYOUTS)))
+    return x[0] if draw(st.integers(0, 5)) == 0 else x
+
+
+@st.composite
+def geometries(draw, rank, asymmetric):
+    """kernel_size, stride, padding, dilation, ceil_mode."""
+    def axes(low, high):
+        return tuple(draw(st.integers(low, high)) for _ in range(rank))
+
+    kernel, stride = axes(1, 5), draw(st.one_of(st.none(), st.just(axes(1, 4))))
+    dilation = axes(1, 3) if draw(st.integers(0, 2)) == 0 else (1,) * rank
+    padding = tuple(draw(st.integers(0, (k + 1) // 2)) for k in kernel)
+    if asymmetric and draw(st.booleans()):
+        padding = draw(st.sampled_from(
+            ["same", "same_lower", "valid", tuple(zip(padding, axes(0, 3), strict=True))]
+        ))  # fmt: skip
+    return kernel, stride, padding, dilation, draw(st.booleans())
+
+
+def attempt(function, *args, **kwargs):
+    """The result of the call, or its exception if that is one for bad arguments."""
+    try:
+        return function(*args, **kwargs)
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        return error
+
+
+def gradient(y, x, seed=5):
+    g = sample(tuple(y.shape), torch.float64, seed=seed).to(y.dtype)
+    return torch.autograd.grad(y, x, g)[0]
+
+
+def leaf(x):
+    """x as a leaf that asks for its gradient, in the same storage layout."""
+    return x.detach().requires_grad_(x.is_floating_point())
+
+
+def compare(name, x, *args, **kwargs):
+    """The call with torch and with poolkit; only what DEVIATIONS excuses may differ."""
+    made = call(name, x, *args, **kwargs)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        a, b = leaf(x), leaf(x)
+        theirs = attempt(getattr(TF, name), a, *args, **kwargs)
+        ours = attempt(getattr(F, name), b, *args, **kwargs)
+    if isinstance(theirs, Exception) or isinstance(ours, Exception):
+        if type(theirs) is type(ours) or (isinstance(theirs, Exception) and isinstance(ours, Exception)):
+            assert isinstance(ours, (ArgumentError, DtypeError)), repr(ours)
+        else:
+            assert excused(made, "error"), f"torch: {theirs!r:.300}\npoolkit: {ours!r:.300}"
+        return
+    theirs, ours = (r if isinstance(r, tuple) else (r, None) for r in (theirs, ours))
+    exact = "max_pool" in name or "unpool" in name
+    if excused(made, "dtype"):
+        return
+    assert ours[0].dtype is theirs[0].dtype
+    if not excused(made, "value"):
+        (assert_bit_equal if exact else assert_close)(ours[0], theirs[0])
+    if not excused(made, "stride"):
+        assert_same_strides(ours[0], theirs[0])
+    if ours[1] is not None and not excused(made, "index"):
+        assert_bit_equal(ours[1], theirs[1], "indices")
+        if not excused(made, "stride"):
+            assert_same_strides(ours[1], theirs[1], "indices")
+    if not x.is_floating_point() or not ours[0].requires_grad:
+        return
+    theirs, ours = gradient(theirs[0], a), gradient(ours[0], b)
+    if not excused(made, "gradient"):
+        (assert_bit_equal if exact else assert_close)(ours, theirs)
+    if not excused(made, "gradient stride"):
+        assert_same_strides(ours, theirs, "gradient")
+    # The gradient has the strides of empty_like(input), whatever torch's has.
+    assert_same_strides(ours, torch.empty_like(b), "gradient")
+
+
+def assert_close(got, expected):
+    tolerance = {torch.float16: 2e-3, torch.bfloat16: 2e-2, torch.float32: 1e-4}.get(got.dtype, 1e-9)
+    assert got.shape == expected.shape
+    torch.testing.assert_close(
+        got, expected, rtol=tolerance, atol=tolerance, equal_nan=True, check_stride=False
+    )
+
+
+# ---- Against torch ------------------------------------------------------------------------------
+
+
+@every_rank
+@fixed_examples
+@given(st.data(), st.booleans())
+def test_max_against_torch(rank, data, indices):
+    x = data.draw(inputs(rank))
+    kernel, stride, padding, dilation, ceil = data.draw(geometries(rank, asymmetric=False))
+    compare(f"max_pool{rank}d", x, kernel, stride, padding, dilation, ceil, indices)
+
+
+@every_rank
+@fixed_examples
+@given(st.data(), st.booleans(), st.sampled_from([None, None, 1, 3, -2]))
+def test_avg_against_torch(rank, data, include, divisor):
+    x = data.draw(inputs(rank, values=("normal", "relu", "special")))
+    kernel, stride, padding, _, ceil = data.draw(geometries(rank, asymmetric=False))
+    more = () if rank == 1 else (divisor,)
+    compare(f"avg_pool{rank}d", x, kernel, stride, padding, ceil, include, *more)
+
+
+@every_rank
+@settings(fixed_examples, max_examples=60)
+@given(st.data(), st.sampled_from([1, 2, 3, 2.5, 0.5, -1, math.inf, -math.inf]))
+def test_lp_against_torch(rank, data, p):
+    x = data.draw(inputs(rank, values=("normal", "relu")))
+    kernel, stride, _, _, ceil = data.draw(geometries(rank, asymmetric=False))
+    if rank == 1:
+        kernel, stride = kernel[0], stride and stride[0]
+    if p != 2 and x.is_floating_point():
+        # Signed sums cancel, and then no two orders of addition agree.
+        x = x.abs() + (0.5 if p < 1 else 0)
+    compare(f"lp_pool{rank}d", x, p, kernel, stride, ceil)
+
+
+@every_rank
+@fixed_examples
+@given(st.data())
+def test_adaptive_against_torch(rank, data):
+    sizes = [data.draw(st.integers(0, SPATIAL[rank] + 3)) for _ in range(rank)]
+    if data.draw(st.booleans()) and rank > 1:
+        sizes[data.draw(st.integers(0, rank - 1))] = None
+    x = data.draw(inputs(rank))
+    compare(f"adaptive_max_pool{rank}d", x, tuple(sizes), data.draw(st.booleans()))
+    x = data.draw(inputs(rank, values=("normal", "relu", "special")))
+    compare(f"adaptive_avg_pool{rank}d", x, tuple(sizes))
+
+
+@every_rank
+@settings(fixed_examples, max_examples=60)
+@given(st.data())
+def test_unpool_against_torch(rank, data):
+    x = data.draw(inputs(rank, dtypes=testing.FLOATS, values=("normal", "relu")))
+    kernel = data.draw(st.integers(1, 3))
+    if min(x.shape[-rank:]) < kernel:
+        return
+    y, i = getattr(TF, f"max_pool{rank}d")(x.contiguous(), kernel, return_indices=True)
+    # Contiguous, because torch lets later writers race in the channels-last layout.
+    name, plane = f"max_unpool{rank}d", math.prod(x.shape[-rank:])
+    compare(name, y, i, kernel, output_size=x.shape[-rank:])
+    compare(name, y, i, kernel, None, 0, x.shape if x.dim() == rank + 2 else None)
+    for bad in (-1, plane):
+        compare(name, y, torch.full_like(i, bad), kernel, output_size=x.shape[-rank:])
+    compare(name, y, i, kernel, output_size=[9 * n for n in x.shape[-rank:]])
+    compare(name, y, i.int(), kernel)
+
+
+@pytest.mark.parametrize("rank", [2, 3])
+@settings(fixed_examples, max_examples=60)
+@given(st.data(), st.booleans())
+def test_fractional_against_torch(rank, data, by_ratio):
+    x = data.draw(inputs(rank, dtypes=testing.FLOATS))
+    kernel = tuple(data.draw(st.integers(1, 3)) for _ in range(rank))
+    name = f"fractional_max_pool{rank}d"
+    if by_ratio:
+        size = {"output_ratio": data.draw(st.sampled_from([0.3, 0.5, 0.71, (0.9,) * rank]))}
+    else:
+        size = {"output_size": tuple(data.draw(st.integers(1, n)) for n in x.shape[-rank:])}
+    batch = x.shape[:2] if x.dim() == rank + 2 else (1, x.shape[0])
+    samples = torch.rand((*batch, rank), generator=torch.Generator().manual_seed(1)).to(x.dtype)
+    compare(name, x, kernel, **size, return_indices=True, _random_samples=samples.clamp(max=0.99))
+    # Without samples, the same seed gives the same windows.
+    for module in (TF, F):
+        torch.manual_seed(7)
+        result = attempt(getattr(module, name), x, kernel, **size)
+        if module is TF:
+            theirs = result
+    if isinstance(theirs, torch.Tensor):
+        assert_bit_equal(result, theirs)
+
+
+# ---- Against the reference ----------------------------------------------------------------------
+
+
+def fixed(rank, x, kernel, stride, padding, dilation, ceil, needs_cell, include=True, divisor=None):
+    try:
+        return W.fixed("f", rank, x.shape, kernel, stride, padding, dilation, ceil, needs_cell,
+                       include, divisor)  # fmt: skip
+    except ArgumentError:
+        return None
+
+
+def last(x):
+    return torch._prims_common.suggest_memory_format(x) is not torch.contiguous_format
+
+
+@every_rank
+@settings(fixed_examples, max_examples=200)
+@given(st.data())
+def test_max_against_reference(rank, data):
+    x = data.draw(inputs(rank))
+    geometry = data.draw(geometries(rank, asymmetric=True))
+    window = fixed(rank, x, *geometry, True)
+    function = getattr(F, f"max_pool{rank}d")
+    if window is None:
+        with pytest.raises(ArgumentError):
+            function(x, *geometry)
+        return
+    check_max(x, window, lambda x, indices: function(x, *geometry, return_indices=indices))
+
+
+def check_max(x, window, function):
+    values, offsets = reference.max_pool(x, window)
+    alone = function(x, False)
+    assert_bit_equal(alone, values)
+    assert_format(alone, x)
+    got, indices = function(x, True)
+    assert_bit_equal(got, values)
+    assert_format(got, x)
+    assert_bit_equal(indices, reference.plane_indices(offsets, window))
+    assert_format(indices, x)
+    if x.is_floating_point():
+        x = leaf(x)
+        y = function(x, False)
+        assert_bit_equal(y, values)
+        g = sample(tuple(y.shape), torch.float64, seed=5).to(y.dtype)
+        (got,) = torch.autograd.grad(y, x, g)
+        assert_bit_equal(got, reference.scatter(g, offsets, window, last(x)), "gradient")
+        assert_same_strides(got, torch.empty_like(x), "gradient")
+
+
+@every_rank
+@settings(fixed_examples, max_examples=200)
+@given(st.data(), st.booleans(), st.sampled_from([None, None, 3, -2]))
+def test_avg_against_reference(rank, data, include, divisor):
+    x = data.draw(inputs(rank, dtypes=(*testing.FLOATS, torch.int64)))
+    geometry = data.draw(geometries(rank, asymmetric=True))
+    needs_cell = not include and divisor is None
+    window = fixed(rank, x, *geometry, needs_cell, include, divisor)
+    kernel, stride, padding, dilation, ceil = geometry
+
+    def function(x):
+        return getattr(F, f"avg_pool{rank}d")(
+            x, kernel, stride, padding, ceil, include, divisor_override=divisor, dilation=dilation
+        )
+
+    if window is None:
+        with pytest.raises(ArgumentError):
+            function(x)
+        return
+    check_avg(x, window, function)
+
+
+def check_avg(x, window, function):
+    y = function(x)
+    assert_average_close(y, x, window)
+    assert_format(y, x)
+    if x.is_floating_point():
+        x = leaf(x)
+        y = function(x)
+        assert_average_close(y, x, window)
+        g = sample(tuple(y.shape), torch.float64, seed=5).to(y.dtype)
+        (got,) = torch.autograd.grad(y, x, g)
+        exact = reference.avg_pool_backward(g.double(), window, False)
+        size = reference.avg_pool_backward(
+            g.double().abs(), W.Window(window.axes, window.include_pad, abs(window.divisor)), False
+        )
+        assert_sum_close(got, exact, size, 3 + sum(axis.kernel for axis in window.axes))
+        assert_same_strides(got, torch.empty_like(x), "gradient")
+
+
+@every_rank
+@settings(fixed_examples, max_examples=120)
+@given(st.data())
+def test_adaptive_against_reference(rank, data):
+    sizes = [data.draw(st.integers(0, SPATIAL[rank] + 3)) for _ in range(rank)]
+    x = data.draw(inputs(rank))
+    window = W.adaptive("f", rank, x.shape, sizes, True)
+    check_max(x, window, lambda x, i: getattr(F, f"adaptive_max_pool{rank}d")(x, sizes, i))
+    x = data.draw(inputs(rank, dtypes=(*testing.FLOATS, torch.int64)))
+    window = W.adaptive("f", rank, x.shape, sizes, True)
+    check_avg(x, window, lambda x: getattr(F, f"adaptive_avg_pool{rank}d")(x, sizes))
+
+
+@every_rank
+@settings(fixed_examples, max_examples=60)
+@given(st.data())
+def test_global_is_adaptive_to_one(rank, data):
+    x = data.draw(inputs(rank))
+    assert_bit_equal(getattr(F, f"global_max_pool{rank}d")(x), x.amax(tuple(range(-rank, 0)), True)
+                     if not x.is_floating_point() else
+                     reference.max_pool(x, W.adaptive("f", rank, x.shape, 1, True))[0])  # fmt: skip
+    x = data.draw(inputs(rank, dtypes=testing.FLOATS))
+    window = W.adaptive("f", rank, x.shape, 1, True)
+    check_avg(x, window, getattr(F, f"global_avg_pool{rank}d"))
+
+
+@every_rank
+@settings(fixed_examples, max_examples=80)
+@given(st.data(), st.sampled_from([1, 2, 3.5, 0.5, -1, math.inf, -math.inf]), st.booleans())
+def test_lp_against_reference(rank, data, p, absolute):
+    x = data.draw(inputs(rank, values=("normal", "relu")))
+    kernel, stride, padding, dilation, ceil = data.draw(geometries(rank, asymmetric=True))
+    if x.is_floating_point() and not absolute:
+        x = x.abs() + 0.5
+    needs_cell = p < 0 or math.isinf(p)
+    window = fixed(rank, x, kernel, stride, padding, dilation, ceil, needs_cell)
+    def function():
+        return getattr(F, f"lp_pool{rank}d")(
+            x, p, kernel, stride, ceil, padding=padding, dilation=dilation, absolute=absolute
+        )
+    if window is None:
+        with pytest.raises(ArgumentError):
+            function()
+        return
+    expected = reference.lp_pool(x, p, window, absolute)
+    got = function()
+    assert got.dtype is expected.dtype
+    assert_close(got, expected)
+    assert_format(got, x)
+
+
+@every_rank
+@pytest.mark.parametrize("duplicates", ["last", "sum", "max", "mean"])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_unpool_duplicates(rank, duplicates, layout):
+    shape = (2, 3, *(5, 4, 3)[:rank])
+    indices = torch.randint(0, 2**rank, shape, generator=torch.Generator().manual_seed(0))
+    for dtype in testing.FLOATS:
+        x = laid_out(sample(shape, dtype, "relu"), layout).requires_grad_()
+        y = getattr(F, f"max_unpool{rank}d")(x, indices, 1, duplicates=duplicates)
+        expected = reference.max_unpool(x.detach(), indices, shape[2:], duplicates)
+        if duplicates in ("last", "max"):
+            assert_bit_equal(y, expected)
+        else:
+            assert_close(y, expected)
+        assert_format(y, x)
+        (g,) = torch.autograd.grad(y.sum(), x)
+        cells, values = indices.flatten(2), x.detach().flatten(2)
+        for n in range(2):
+            for c in range(3):
+                for cell in cells[n, c].unique():
+                    writers = (cells[n, c] == cell).nonzero().flatten()
+                    given = g.flatten(2)[n, c][writers]
+                    if duplicates == "sum":
+                        wanted = torch.ones(len(writers))
+                    elif duplicates == "mean":
+                        wanted = torch.ones(len(writers)) / len(writers)
+                    else:
+                        wanted = torch.zeros(len(writers))
+                        if duplicates == "last":
+                            wanted[-1] = 1
+                        else:
+                            most = values[n, c][writers].max()
+                            assert given.sum() == 1
+                            assert values[n, c][writers][given == 1] == most
+                            continue
+                    assert_close(given, wanted.to(dtype))
+
+
+def test_unpool_error_on_duplicates():
+    x = torch.ones(1, 1, 3)
+    with pytest.raises(ArgumentError, match="duplicates='error'"):
+        F.max_unpool1d(x, torch.tensor([[[0, 1, 1]]]), 1, duplicates="error")
+    F.max_unpool1d(x, torch.tensor([[[0, 1, 2]]]), 1, duplicates="error")
+    with pytest.raises(ArgumentError, match="duplicates must be"):
+        F.max_unpool1d(x, torch.tensor([[[0, 1, 2]]]), 1, duplicates="first")
+
+
+@every_rank
+@settings(fixed_examples, max_examples=60)
+@given(st.data())
+def test_fractional_against_reference(rank, data):
+    x = data.draw(inputs(rank, dtypes=testing.FLOATS))
+    kernel = tuple(data.draw(st.integers(1, min(3, n))) for n in x.shape[-rank:])
+    out = tuple(
+        data.draw(st.integers(1, n - k + 1)) for k, n in zip(kernel, x.shape[-rank:], strict=True)
+    )
+    batch = x.shape[:2] if x.dim() == rank + 2 else (1, x.shape[0])
+    samples = data.draw(st.sampled_from([0.0, 0.25, 0.5, 0.99, -0.7, 3.2, 1e10]))
+    samples = torch.full((*batch, rank), samples, dtype=x.dtype).clamp(-6e4, 6e4)
+    function = getattr(F, f"fractional_max_pool{rank}d")
+    got, indices = function(x, kernel, out, return_indices=True, _random_samples=samples)
+    values, expected = reference.fractional_max_pool(x, kernel, out, samples)
+    assert_bit_equal(got, values)
+    assert_bit_equal(indices, expected)
+    assert_format(got, x)
+    assert_format(indices, x)
+    assert_bit_equal(function(x, kernel, out, _random_samples=samples), values)
+
+
+# ---- padding_mode -------------------------------------------------------------------------------
+
+
+@every_rank
+@pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
+@settings(fixed_examples, max_examples=40)
+@given(st.data())
+def test_padding_modes(rank, mode, data):
+    """As F.pad, and then no padding; indices name the source cell."""
+    x = data.draw(inputs(rank, dtypes=(torch.float32, torch.float64), values=("normal", "relu")))
+    kernel, stride, padding, dilation, ceil = data.draw(geometries(rank, asymmetric=False))
+    pairs = [p for pad in reversed(padding) for p in (pad, pad)]
+    try:
+        batched = x if x.dim() == rank + 2 else x[None]
+        padded = TF.pad(batched.contiguous(), pairs, mode=mode)
+        expected = getattr(F, f"max_pool{rank}d")(padded, kernel, stride, 0, dilation, ceil)
+        mean = getattr(F, f"avg_pool{rank}d")(padded, kernel, stride, 0, ceil)
+    except (RuntimeError, ArgumentError):
+        return
+    expected, mean = (t if x.dim() == rank + 2 else t[0] for t in (expected, mean))
+    arguments = {"padding": padding, "padding_mode": mode, "ceil_mode": ceil}
+    got, i = getattr(F, f"max_pool{rank}d")(
+        x, kernel, stride, dilation=dilation, return_indices=True, **arguments
+    )
+    assert_bit_equal(got, expected)
+    assert_bit_equal(x.flatten(-rank).gather(-1, i.flatten(-rank)).reshape(i.shape), got)
+    assert_format(got, x)
+    got = getattr(F, f"avg_pool{rank}d")(x, kernel, stride, **arguments)
+    assert_close(got, mean)
+    got = getattr(F, f"avg_pool{rank}d")(leaf(x), kernel, stride, **arguments)
+    assert_close(got, mean)
+
+
+def test_padding_mode_limits():
+    x = torch.arange(3.0)[None, None]
+    for mode, most in {"reflect": 2, "circular": 3}.items():
+        F.max_pool1d(x, 9, 1, most, padding_mode=mode, ceil_mode=True)
+        with pytest.raises(ArgumentError, match=f"at most {most}"):
+            F.max_pool1d(x, 9, 1, most + 1, padding_mode=mode)
+    F.max_pool1d(x, 9, 1, 7, padding_mode="replicate")
+    for name in ("constant", "", None, 0):
+        with pytest.raises(ArgumentError, match="padding_mode must be one of"):
+            F.avg_pool1d(x, 2, padding_mode=name)
+
+
+# ---- Signatures ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [n for n in testing.FUNCTIONS if n != "fractional_max_pool1d"])
+def test_signature_begins_as_torch_s(name):
+    """Positional arguments in torch's order; what poolkit adds is keyword-only."""
+    ours = inspect.signature(getattr(F, name)).parameters
+    positional = [n for n, p in ours.items() if p.kind is p.POSITIONAL_OR_KEYWORD]
+    assert positional == ["input", *testing._PARAMETERS[name[:-2]]][: len(positional)]
+    stock = getattr(TF, name)
+    documented = inspect.signature(stock).parameters if "lp" in name or "unpool" in name else None
+    if documented:
+        assert positional == list(documented)
+        assert [ours[n].default for n in positional] == [p.default for p in documented.values()]
+    assert all(p.kind is p.KEYWORD_ONLY for n, p in ours.items() if n not in positional)
+
+
+@pytest.mark.parametrize("name", [n for n in dir(TF) if n.endswith("_with_indices") and n[0] != "_"])
+def test_with_indices_functions(name):
+    x = sample((1, 2, *(6,) * int(name.removesuffix("_with_indices")[-2])))
+    args = (2, 3) if "fractional" in name else (2,)
+    torch.manual_seed(0)
+    theirs = getattr(TF, name)(x, *args)
+    torch.manual_seed(0)
+    ours = getattr(F, name)(x, *args)
+    for a, b in zip(ours, theirs, strict=True):
+        assert_bit_equal(a, b)
+
+
+@every_rank
+def test_argument_forms(rank):
+    x = sample((1, 2, *(6,) * rank))
+    function = getattr(F, f"max_pool{rank}d")
+    expected = function(x, 2, 2)
+    for k, s in [(2, None), ([2], ()), ((2,) * rank, []), (np.int64(2), np.int32(2)), ([2] * rank, 2)]:
+        assert torch.equal(function(x, k, s), expected)
+    assert torch.equal(function(input=x, kernel_size=2), expected)
+    assert torch.equal(F.adaptive_max_pool1d(x[0, :1], None) if rank == 2 else expected,
+                       x[0, :1] if rank == 2 else expected)  # fmt: skip
+
+
+@every_rank
+@every_layout
+def test_no_copy_is_kept(rank, layout):
+    """The input is never written, whatever its layout."""
+    x = laid_out(sample((2, 3, *(6,) * rank)), layout)
+    before = x.clone()
+    for name in ("max_pool", "avg_pool"):
+        getattr(F, f"{name}{rank}d")(x, 3, 2, 1)
+    assert torch.equal(x, before)
+
+
+def test_overlapping_view():
+    x = torch.arange(20.0).as_strided((1, 2, 5, 4), (1, 2, 3, 1)).requires_grad_()
+    window = W.fixed("f", 2, x.shape, 2, 1, 0, 1, False, True)
+    assert_bit_equal(F.max_pool2d(x, 2, 1), reference.max_pool(x, window)[0])
+    assert_average_close(F.avg_pool2d(x, 2, 1), x, window)
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.bool, torch.complex64]
+)
+def test_dtype_errors(dtype):
+    x = torch.ones(1, 1, 4, dtype=dtype)
+    with pytest.raises(DtypeError, match=r"avg_pool1d: .*got torch\.") as caught:
+        F.avg_pool1d(x, 2)
+    assert isinstance(caught.value, (TypeError, RuntimeError))
+    with pytest.raises(DtypeError):
+        F.adaptive_avg_pool1d(x, 2)
+
+
+def test_exports():
+    assert poolkit.ArgumentError is ArgumentError
+    assert issubclass(ArgumentError, ValueError)
+    assert issubclass(ArgumentError, RuntimeError)
+    assert issubclass(DtypeError, TypeError)
+    for name in [*testing.FUNCTIONS, *(f"global_{f}_pool{r}d" for f in ("max", "avg") for r in (1, 2, 3))]:
+        assert getattr(F, name).__doc__, name
