@@ -37,6 +37,7 @@ class Divisors {
 
  private:
   int64_t count(const Axis& axis, int64_t i) const {
+    if (axis.identity()) return 1;  // also where forward() takes planes for rows
     return w_.include_pad ? axis.padded_taps(i) : axis.last(i) - axis.first(i);
   }
   const Window& w_;
@@ -121,16 +122,19 @@ void fill_cells(const Axis& a, const Wide<T>* sums, int64_t begin, int64_t end, 
   }
 }
 
-// Any window: each cell of [low, high) adds the outputs that hold it.
+// Any window: each output adds to its cells of [low, high).
 template <class T>
-void gather_cells(const Axis& a, const Wide<T>* sums, int64_t begin, int64_t low, int64_t high,
-                  T* row) {
-  for (int64_t c = low; c < high; ++c) {
-    Wide<T> sum = 0;
-    for (int64_t i = a.lowest_output(c), end = a.highest_output(c); i < end; ++i)
-      if (a.dilation == 1 || a.tap(i, c) >= 0) sum += sums[i - begin];
-    row[c] = narrow<T>(sum);
+void add_to_cells(const Axis& a, const Wide<T>* sums, int64_t begin, int64_t end, int64_t low,
+                  int64_t high, Wide<T>* cells, T* row) {
+  std::fill_n(cells, high - low, Wide<T>(0));
+  for (int64_t i = begin; i < end; ++i) {
+    const int64_t start = a.start(i), d = a.dilation;
+    const int64_t first = std::max(a.first(i), (low - start + d - 1) / d);
+    const int64_t last = std::min(a.last(i), (high - start + d - 1) / d);
+    const Wide<T> sum = sums[i - begin];
+    for (int64_t t = first; t < last; ++t) cells[start + t * d - low] += sum;
   }
+  for (int64_t c = low; c < high; ++c) row[c] = narrow<T>(cells[c - low]);
 }
 
 template <class T>
@@ -150,6 +154,7 @@ void avg_backward_rows(const T* g, T* out, const Window& w, int64_t planes) {
       if (n > room) sums.reset(new V[n]), room = n;
     };
     if (phased) reserve(phases->most_outputs());
+    std::unique_ptr<V[]> cells(phased || disjoint ? nullptr : new V[kPieceCells]);
     for (; item < stop; ++item) {
       const int64_t plane = item / rows, d = item % rows / w.h.size, h = item % w.h.size;
       const T* gp = g + plane * w.outputs();
@@ -174,10 +179,54 @@ void avg_backward_rows(const T* g, T* out, const Window& w, int64_t planes) {
         if (disjoint)
           fill_cells(a, sums.get(), begin, end, row);
         else
-          gather_cells(a, sums.get(), begin, low, high, row);
+          add_to_cells(a, sums.get(), begin, end, low, high, cells.get(), row);
       }
     }
   });
+}
+
+// The divided gradient of all outputs, in the wider type.
+template <class T>
+void divide(const T* g, Wide<T>* to, const Window& w, int64_t planes, int64_t run) {
+  const Divisors divisors(w);
+  const int64_t rows = w.d.out * w.h.out, line = w.w.out * run;
+  parallel(planes * rows, line, [&](int64_t item, int64_t stop) {
+    for (; item < stop; ++item) {
+      const int64_t row_divisor = divisors.row(item % rows / w.h.out, item % w.h.out);
+      divisors.for_columns(0, w.w.out, [&](int64_t i, int64_t next, int64_t column) {
+        const auto divisor = Wide<T>(row_divisor * column);
+        for (int64_t k = item * line + i * run; k < item * line + next * run; ++k)
+          to[k] = widen(g[k]) / divisor;
+      });
+    }
+  });
+}
+
+// With stride 1 the outputs that hold a cell are themselves a window of stride 1, turned about: the
+// gradient is sum pooling of the divided gradient.
+bool turns(const Axis& a) { return !a.adaptive() && a.stride == 1 && a.extent() > a.before; }
+
+Axis turned(const Axis& a) {
+  const int64_t before = a.extent() - 1 - a.before;
+  return {a.out, a.size, a.kernel, 1, before, a.size - 1 + a.extent() - a.out - before, a.dilation};
+}
+
+template <class T>
+void avg_backward_turned(const T* g, T* out, const Window& w, int64_t planes, int64_t run) {
+  using V = Wide<T>;
+  std::unique_ptr<V[]> divided(new V[planes * w.outputs() * run]);
+  divide(g, divided.get(), w, planes, run);
+  Window t = w;
+  t.d = turned(w.d), t.h = turned(w.h), t.w = turned(w.w);
+  V* target = nullptr;
+  if constexpr (std::is_same_v<T, V>) target = out;
+  forward<Sum<V>>(divided.get(), t, planes, run, target,
+                  [&](const Strip& p, const V* sums, NoOffset*, int64_t pitch) {
+                    if constexpr (!std::is_same_v<T, V>)
+                      for (int64_t r = 0; r < p.rows; ++r)
+                        for (int64_t k = 0; k < p.n(); ++k)
+                          out[p.first + r * p.pitch + k] = narrow<T>(sums[r * pitch + k]);
+                  });
 }
 
 // Channels-last: each cell adds the runs of all outputs that hold it.
@@ -196,16 +245,21 @@ void avg_backward_runs(const T* g, T* out, const Window& w, int64_t planes, int6
         const int64_t lowest = a.lowest_output(cell), highest = a.highest_output(cell);
         for (int64_t c = 0; c < run; c += kBlock) {
           const int64_t n = std::min(kBlock, run - c);
-          std::fill_n(sum, n, V(0));
+          T* to = out + (item * a.size + cell) * run + c;
+          bool first = true;
           for_output_rows(w, d, h, [&](int64_t row, int64_t od, int64_t oh, int64_t) {
             for (int64_t i = lowest; i < highest; ++i) {
               if (a.tap(i, cell) < 0) continue;
               const auto divisor = V(divisors.row(od, oh) * divisors.column(i));
               const T* from = g + (plane * w.outputs() + row * a.out + i) * run + c;
-              for (int64_t k = 0; k < n; ++k) sum[k] += widen(from[k]) / divisor;
+              if (first)
+                for (int64_t k = 0; k < n; ++k) sum[k] = widen(from[k]) / divisor;
+              else
+                for (int64_t k = 0; k < n; ++k) sum[k] += widen(from[k]) / divisor;
+              first = false;
             }
           });
-          T* to = out + (item * a.size + cell) * run + c;
+          if (first) std::fill_n(sum, n, V(0));
           for (int64_t k = 0; k < n; ++k) to[k] = narrow<T>(sum[k]);
         }
       }
@@ -229,6 +283,8 @@ Tensor avg_pool_backward(const Tensor& g, std::vector<int64_t> window) {
       parallel(out.planes, n, [&](int64_t p, int64_t end) {
         for (; p < end; ++p) std::fill_n(to + p * n, n, narrow<T>(widen(from[p]) / divisor));
       });
+    } else if (turns(w.d) && turns(w.h) && turns(w.w) && w.taps() > 1) {
+      avg_backward_turned(from, to, w, out.planes, out.run);
     } else if (out.run == 1) {
       avg_backward_rows(from, to, w, out.planes);
     } else {

@@ -37,11 +37,13 @@ struct Blocks {
   int64_t columns, column_blocks, channels, channel_blocks, rows, strips, input_rows;
   bool keeps;  // whether a strip has a buffer for each of its input rows
 
-  Blocks(const Window& w, int64_t planes, int64_t run, int64_t value_bytes) {
+  Blocks(const Window& w, int64_t planes, int64_t run, int64_t value_bytes, bool straight) {
     const int64_t tall = 3 * w.h.extent() * w.d.kernel;
-    keeps = w.d.kernel <= kMaxRows && w.h.extent() <= kMaxRows / w.d.kernel;
-    const int64_t values =
-        std::clamp<int64_t>(kTallBytes / (keeps ? tall : 1), 512, kRowBytes) / value_bytes;
+    keeps = !straight && w.d.kernel <= kMaxRows && w.h.extent() <= kMaxRows / w.d.kernel;
+    const int64_t values = (straight ? 2 * kStripBytes
+                                     : std::clamp<int64_t>(keeps ? kTallBytes / tall : kRowBytes,
+                                                           512, kRowBytes)) /
+                           value_bytes;
     channels = std::min(run, values);
     channel_blocks = (run + channels - 1) / channels;
     // A block of part of the channels has a single column: its outputs must be one run.
@@ -50,11 +52,13 @@ struct Blocks {
     columns = (w.w.out + column_blocks - 1) / column_blocks;
     column_blocks = (w.w.out + columns - 1) / columns;
 
-    const int64_t row_bytes = columns * channels * value_bytes * w.d.kernel;
+    const int64_t row_bytes = columns * channels * value_bytes * (straight ? 1 : w.d.kernel);
     // Neighbouring strips both reduce the rows that they share, so tall windows want tall strips.
     const int64_t wanted = std::max(kStripBytes / row_bytes, 3 * w.h.extent());
     const int64_t step = std::max<int64_t>(1, w.h.stride);
-    rows = keeps ? std::max<int64_t>(1, (wanted - w.h.extent()) / step + 1) : 1;
+    rows = keeps      ? std::max<int64_t>(1, (wanted - w.h.extent()) / step + 1)
+           : straight ? std::max<int64_t>(1, kStripBytes / row_bytes)
+                      : 1;
     // Few planes are cut into more strips, so that every thread has some.
     const int64_t items = planes * channel_blocks * column_blocks * w.d.out;
     if (items < 32) rows = std::min(rows, std::max<int64_t>(1, w.h.out * items / 32));
@@ -158,14 +162,14 @@ class RowPass {
         }
       }
     };
-    edges(begin, inner);
     if (outer > inner) {
       const V* first = p + axis_.start(inner) * cell;
       const auto source = [&](int64_t t) { return Source<R>{first + t * d * cell, nullptr, t}; };
       const int64_t offset = (inner - begin) * channels, n = outer - inner;
       if (channels == 1 || (s == 1 && channels == cell)) {
         fold<R, false>(k, source, v + offset, lane(at, offset),
-                       {n * channels, rows, pitch, to_pitch, channels == 1 ? s : 1});
+                       {n * channels, rows, pitch, to_pitch, channels == 1 ? s : 1,
+                        to_pitch == (end - begin) * channels});
       } else {  // runs of channels with gaps between them
         for (int64_t r = 0; r < rows; ++r) {
           const int64_t to_first = r * to_pitch + offset;
@@ -178,6 +182,8 @@ class RowPass {
         }
       }
     }
+    // After the inner part, which may have spilt over them.
+    edges(begin, inner);
     edges(outer, end);
   }
 
@@ -236,6 +242,15 @@ class RowPass {
   std::unique_ptr<V[]> wide_;
 };
 
+// Windows of few taps on runs of channels, or that do not overlap, take fewer loads and stores straight
+// from the input, in one fold over all taps, than by way of row buffers.
+template <class R>
+bool goes_straight(const Window& w, int64_t run) {
+  if (!std::is_same_v<typename R::Element, typename R::Value>) return false;  // rows to convert
+  if (w.d.adaptive() || w.h.adaptive() || w.w.adaptive()) return false;
+  return run > 1 ? w.taps() <= 9 : w.taps() <= 4 && w.w.stride == w.w.kernel && w.w.stride <= 2;
+}
+
 // A strip of output rows: where it is.
 struct Strip {
   int64_t plane, d, h, rows;  // output rows (d, h) ... (d, h + rows - 1)
@@ -246,22 +261,78 @@ struct Strip {
   int64_t n() const { return (end - begin) * channels; }
 };
 
+// Folds the strip's windows from the input itself.
+template <class R>
+void fold_straight(const typename R::Value* x, const Window& w, int64_t run, const Strip& p,
+                   typename R::Value* acc, typename R::Lane* at, int64_t pitch) {
+  using V = typename R::Value;
+  const int64_t line = w.w.size * run;
+  const int64_t d0 = w.d.first(p.d), nd = w.d.last(p.d) - d0;
+  const V* const slice =
+      x + (p.plane * w.d.size + w.d.start(p.d)) * w.h.size * line + p.channel;
+  const int64_t inner = std::clamp(w.w.inner_begin(), p.begin, p.end);
+  const int64_t outer = std::clamp(w.w.inner_end(), inner, p.end);
+  // Output rows [h, h + rows) with the same taps inside the input.
+  const auto same_rows = [&](int64_t h, int64_t rows) {
+    const int64_t h0 = w.h.first(h), nh = w.h.last(h) - h0;
+    // Output columns [i, i + columns) likewise.
+    const auto same_columns = [&](int64_t i, int64_t columns) {
+      const int64_t w0 = w.w.first(i), nw = w.w.last(i) - w0, taps = nd * nh * nw;
+      const V* const corner = slice + w.h.start(h) * line + w.w.start(i) * run;
+      const int64_t to = (h - p.h) * pitch + (i - p.begin) * p.channels;
+      const int64_t down = w.h.stride * line, right = w.w.stride * run;
+      for (int64_t r = 0; r < (run == 1 ? 1 : rows); ++r) {
+        V* const row = acc + to + r * pitch;
+        if (nd <= 0 || nh <= 0 || nw <= 0) {
+          for (int64_t q = 0; q < (run == 1 ? rows : 1); ++q)
+            std::fill_n(row + q * pitch, columns * p.channels, V{});
+          continue;
+        }
+        const auto source = [&](int64_t k) {
+          const int64_t tw = w0 + k % nw, th = h0 + k / nw % nh, td = d0 + k / nw / nh;
+          const int64_t cell = td * w.d.dilation * w.h.size * line + th * w.h.dilation * line +
+                               tw * w.w.dilation * run;
+          return Source<R>{corner + cell + r * down, nullptr,
+                           (td * w.h.kernel + th) * w.w.kernel + tw};
+        };
+        if (run == 1)
+          fold<R, false>(taps, source, row, lane(at, to),
+                         {columns, rows, down, pitch, w.w.stride, pitch == w.w.out});
+        else
+          fold<R, false>(taps, source, row, lane(at, to + r * pitch),
+                         {p.channels, columns, right, p.channels});
+      }
+    };
+    if (outer > inner) same_columns(inner, outer - inner);
+    for (int64_t i = p.begin; i < inner; ++i) same_columns(i, 1);
+    for (int64_t i = outer; i < p.end; ++i) same_columns(i, 1);
+  };
+  const int64_t end = p.h + p.rows;
+  const int64_t top = std::clamp(w.h.inner_begin(), p.h, end);
+  const int64_t bottom = std::clamp(w.h.inner_end(), top, end);
+  for (int64_t h = p.h; h < top; ++h) same_rows(h, 1);
+  if (bottom > top) same_rows(top, bottom - top);
+  for (int64_t h = bottom; h < end; ++h) same_rows(h, 1);
+}
+
 // Reduces every window of `x`; calls finish(strip, values, taps, pitch) with each strip's results.
 // `target` may be null, or the output itself where sums need no buffer of a wider type.
 template <class R, class Finish>
 void forward(const typename R::Element* x, const Window& window, int64_t planes, int64_t run,
              typename R::Value* target, const Finish& finish) {
+  using T = typename R::Element;
   using V = typename R::Value;
   using L = typename R::Lane;
   Window w = window;
   if (w.outputs() == 0 || planes == 0) return;
+  const bool straight = goes_straight<R>(w, run);
   const bool rows_alone = w.d.identity() && w.h.identity();
   if (rows_alone) {  // planes are only rows then
     w.h.size = w.h.out = planes * w.d.size * w.h.size;
     w.d = Axis{};
     planes = 1;
   }
-  const Blocks blocks(w, planes, run, sizeof(V));
+  const Blocks blocks(w, planes, run, sizeof(V), straight);
   const int64_t row_values = blocks.columns * blocks.channels;
   const int64_t slice = blocks.input_rows * row_values;
   const int64_t items =
@@ -271,8 +342,9 @@ void forward(const typename R::Element* x, const Window& window, int64_t planes,
   parallel(items, cost, [&](int64_t item, int64_t stop) {
     RowPass<R> row_pass(w.w, run, blocks);
     const int64_t kept = blocks.keeps ? w.d.kernel * slice : row_values;
-    std::unique_ptr<V[]> values(rows_alone ? nullptr : new V[kept]);
-    std::unique_ptr<L[]> lanes(R::kOffsets && !rows_alone ? new L[kept] : nullptr);
+    const bool buffers = !rows_alone && !straight;
+    std::unique_ptr<V[]> values(buffers ? new V[kept] : nullptr);
+    std::unique_ptr<L[]> lanes(R::kOffsets && buffers ? new L[kept] : nullptr);
     // Offsets need the values beside them to have the same pitch.
     const bool direct = target && (!R::kOffsets || row_values == w.w.out * run);
     std::unique_ptr<V[]> buffer(direct ? nullptr : new V[blocks.rows * row_values]);
@@ -300,7 +372,10 @@ void forward(const typename R::Element* x, const Window& window, int64_t planes,
       };
       const int64_t input_pitch = w.w.size * run;
       const int64_t d0 = w.d.first(p.d), nd = w.d.last(p.d) - d0, d_start = w.d.start(p.d);
-      if (rows_alone) {
+      if (straight) {
+        if constexpr (std::is_same_v<T, V>)
+          fold_straight<R>(x, w, run, p, acc, at, pitch);
+      } else if (rows_alone) {
         row_pass(input(0, p.h), input_pitch, p.rows, p.begin, p.end, p.channels, acc, at, pitch);
       } else if (!blocks.keeps) {
         const int64_t h0 = w.h.first(p.h), nh = w.h.last(p.h) - h0, h_start = w.h.start(p.h);
@@ -311,9 +386,9 @@ void forward(const typename R::Element* x, const Window& window, int64_t planes,
                      1, p.begin, p.end, p.channels, values.get(), lanes.get(), n);
             const Source<R> s{values.get(), lanes.get(), (td * w.h.kernel + th) * w.w.kernel};
             if (td == d0 && th == h0)
-              fold_some<R, 1, true, true, 1>(&s, acc, at, {n});
+              fold_some<R, true, true, 1>(&s, acc, at, {n}, std::make_index_sequence<1>());
             else
-              fold_some<R, 1, false, true, 1>(&s, acc, at, {n});
+              fold_some<R, false, true, 1>(&s, acc, at, {n}, std::make_index_sequence<1>());
           }
       } else {
         const auto [h_low, h_count] = Blocks::span(w.h, p.h, p.h + p.rows);
@@ -329,16 +404,13 @@ void forward(const typename R::Element* x, const Window& window, int64_t planes,
             return;
           }
           const int64_t top = (w.h.start(i) - h_low) * n, down = w.h.dilation * n;
-          int64_t td = 0, th = h0;
-          const auto source = [&](int64_t) {
-            const int64_t row = td * slice + top + th * down;
-            const Source<R> s{values.get() + row, lane(lanes.get(), row),
-                              ((d0 + td) * w.h.kernel + th) * w.w.kernel};
-            if (++th == h0 + nh) th = h0, ++td;
-            return s;
+          const auto source = [&](int64_t k) {
+            const int64_t td = k / nh, th = h0 + k % nh, row = td * slice + top + th * down;
+            return Source<R>{values.get() + row, lane(lanes.get(), row),
+                             ((d0 + td) * w.h.kernel + th) * w.w.kernel};
           };
           fold<R, true>(nd * nh, source, acc + to, lane(at, to),
-                        {n, rows, w.h.stride * n, pitch});
+                        {n, rows, w.h.stride * n, pitch, 1, pitch == n});
         };
         const int64_t end = p.h + p.rows;
         const int64_t inner = w.h.adaptive() ? end : std::clamp(w.h.inner_begin(), p.h, end);

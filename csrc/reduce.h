@@ -11,8 +11,16 @@
 #include <algorithm>
 #include <cstring>
 #include <type_traits>
+#include <utility>
 
 #include "values.h"
+
+// The loop's rows do not overlap: no need to look for overlaps when it runs (gcc gives up at ten pairs).
+#ifdef __clang__
+#define POOLKIT_INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
+#else
+#define POOLKIT_INDEPENDENT _Pragma("GCC ivdep")
+#endif
 
 namespace poolkit {
 
@@ -61,58 +69,75 @@ struct Shape {
   int64_t n;
   int64_t rows = 1, from_pitch = 0, to_pitch = 0;
   int64_t step = 1;
+  bool spills = false;  // what follows a row in the accumulator may be overwritten; see fold
+  int64_t first = 0;    // the row to begin with
 };
 
-template <class R, int N, bool Init, bool Sub, int Step>
+// K numbers the sources. Packs and not loops over them: the compiler must see separate pointers, and
+// straight code between them, to make SIMD code of the loop over i.
+template <class R, bool Init, bool Sub, int Step, size_t... K>
 void fold_some(const Source<R>* s, typename R::Value* to, typename R::Lane* to_at,
-               const Shape& shape) {
+               const Shape& shape, std::index_sequence<K...>) {
   using V = typename R::Value;
   using L = typename R::Lane;
   const int64_t by = Step ? Step : shape.step, n = shape.n;
-  for (int64_t row = 0; row < shape.rows; ++row) {
+  for (int64_t row = shape.first; row < shape.rows; ++row) {
     const int64_t from = row * shape.from_pitch;
-    // Four names and not an array: the compiler must see separate pointers to make SIMD code of this.
-    const V *const v0 = s[0].v + from, *const v1 = s[N > 1 ? 1 : 0].v + from,
-            *const v2 = s[N > 2 ? 2 : 0].v + from, *const v3 = s[N > 3 ? 3 : 0].v + from;
+    const V* const v[] = {s[K].v + from...};
     V* __restrict acc = to + row * shape.to_pitch;
     if constexpr (!R::kOffsets) {
+      POOLKIT_INDEPENDENT
       for (int64_t i = 0; i < n; ++i) {
-        V best = Init ? v0[i * by] : R::combine(acc[i], v0[i * by]);
-        if constexpr (N > 1) best = R::combine(best, v1[i * by]);
-        if constexpr (N > 2) best = R::combine(best, v2[i * by]);
-        if constexpr (N > 3) best = R::combine(best, v3[i * by]);
+        V best = Init ? v[0][i * by] : acc[i];
+        ((best = Init && K == 0 ? best : R::combine(best, v[K][i * by])), ...);
         acc[i] = best;
       }
     } else {
-      const L *const o0 = s[0].at + (Sub ? from : 0), *const o1 = s[N > 1 ? 1 : 0].at + (Sub ? from : 0),
-              *const o2 = s[N > 2 ? 2 : 0].at + (Sub ? from : 0),
-              *const o3 = s[N > 3 ? 3 : 0].at + (Sub ? from : 0);
-      const auto b0 = L(s[0].base), b1 = L(s[N > 1 ? 1 : 0].base), b2 = L(s[N > 2 ? 2 : 0].base),
-                 b3 = L(s[N > 3 ? 3 : 0].base);
+      const L* const o[] = {(Sub ? s[K].at + from : nullptr)...};
+      const L base[] = {L(s[K].base)...};
       L* __restrict at = to_at + row * shape.to_pitch;
+      POOLKIT_INDEPENDENT
       for (int64_t i = 0; i < n; ++i) {
-        V best;
-        L tap;
+        V best = Init ? v[0][i * by] : acc[i];
+        L tap = Init ? L((Sub ? o[0][i] : L(0)) + base[0]) : at[i];
         const auto meet = [&](V c, L c_tap) {
           const bool wins = beats(c, best);
           best = wins ? c : best;
           tap = wins ? c_tap : tap;
         };
-        if constexpr (Init) {
-          best = v0[i * by];
-          tap = L((Sub ? o0[i] : L(0)) + b0);
-        } else {
-          best = acc[i];
-          tap = at[i];
-          meet(v0[i * by], L((Sub ? o0[i] : L(0)) + b0));
-        }
-        if constexpr (N > 1) meet(v1[i * by], L((Sub ? o1[i] : L(0)) + b1));
-        if constexpr (N > 2) meet(v2[i * by], L((Sub ? o2[i] : L(0)) + b2));
-        if constexpr (N > 3) meet(v3[i * by], L((Sub ? o3[i] : L(0)) + b3));
+        ((Init && K == 0 ? void() : meet(v[K][i * by], L((Sub ? o[K][i] : L(0)) + base[K]))), ...);
         acc[i] = best;
         at[i] = tap;
       }
     }
+  }
+}
+
+template <class R, bool Sub, int Step, class F>
+void fold_exactly(int64_t count, const F& source, typename R::Value* acc, typename R::Lane* at,
+                  const Shape& shape) {
+  // Strides above 2 are rare, one loop serves them all; 3 x 3 windows are common.
+  constexpr int kMost = Step == 0 ? 1 : 4, kWhole = Step != 0 && !Sub ? 9 : kMost;
+  Source<R> s[kWhole];
+  for (int64_t done = 0; done < count;) {
+    const int64_t left = count - done;
+    const int some = done == 0 && left == kWhole ? kWhole : int(std::min<int64_t>(kMost, left));
+    for (int k = 0; k < some; ++k) s[k] = source(done + k);
+    const auto go = [&]<int N>() {
+      if (done == 0)
+        fold_some<R, true, Sub, Step>(s, acc, at, shape, std::make_index_sequence<N>());
+      else if constexpr (N <= kMost)
+        fold_some<R, false, Sub, Step>(s, acc, at, shape, std::make_index_sequence<N>());
+    };
+    if (some == 1) go.template operator()<1>();
+    if constexpr (kMost > 1) {
+      if (some == 2) go.template operator()<2>();
+      if (some == 3) go.template operator()<3>();
+      if (some == 4) go.template operator()<4>();
+    }
+    if constexpr (kWhole > kMost)
+      if (some == kWhole) go.template operator()<kWhole>();
+    done += some;
   }
 }
 
@@ -121,34 +146,37 @@ void fold_some(const Source<R>* s, typename R::Value* to, typename R::Lane* to_a
 template <class R, bool Sub, class F>
 void fold(int64_t count, const F& source, typename R::Value* acc, typename R::Lane* at,
           Shape shape) {
-  if (shape.from_pitch == shape.n * shape.step && shape.to_pitch == shape.n)
-    shape.n *= shape.rows, shape.rows = 1;  // rows without gaps are one long row
-  const auto run = [&]<int Step>() {
-    constexpr int kMost = Step == 0 ? 1 : 4;  // strides above 2 are rare: one loop serves them all
-    Source<R> s[kMost];
-    for (int64_t done = 0; done < count;) {
-      const int some = int(std::min<int64_t>(kMost, count - done));
-      for (int k = 0; k < some; ++k) s[k] = source(done + k);
-      const auto go = [&]<int N>() {
-        if (done == 0)
-          fold_some<R, N, true, Sub, Step>(s, acc, at, shape);
-        else
-          fold_some<R, N, false, Sub, Step>(s, acc, at, shape);
-      };
-      if (some == 1) go.template operator()<1>();
-      if constexpr (kMost > 1) {
-        if (some == 2) go.template operator()<2>();
-        if (some == 3) go.template operator()<3>();
-        if (some == 4) go.template operator()<4>();
-      }
-      done += some;
+  const auto run = [&](const Shape& s) {
+    if (s.step == 1) return fold_exactly<R, Sub, 1>(count, source, acc, at, s);
+    if constexpr (!Sub) {
+      if (s.step == 2) return fold_exactly<R, false, 2>(count, source, acc, at, s);
+      fold_exactly<R, false, 0>(count, source, acc, at, s);
     }
   };
-  if (shape.step == 1) return run.template operator()<1>();
-  if constexpr (!Sub) {
-    if (shape.step == 2) return run.template operator()<2>();
-    run.template operator()<0>();
+  if (shape.rows == 1 ||
+      (shape.from_pitch == shape.n * shape.step && shape.to_pitch == shape.n)) {
+    shape.n *= shape.rows, shape.rows = 1;  // rows without gaps are one long row
+    return run(shape);
   }
+  // Loops over whole registers alone are several times faster on short rows. So where a row may spill
+  // into the next, which is written later, all rows but the last few are rounded up to registers. (Not
+  // with more than four sources, when the accumulator may be read back.)
+  constexpr int64_t kLanes = 64 / int64_t(sizeof(typename R::Value));
+  // (Loads of every second value read one register ahead, so gcc leaves the last value to the loop's end.)
+  const int64_t spill = (kLanes - shape.n % kLanes) % kLanes + (shape.step == 2);
+  if (shape.spills && spill > 0 && count <= 4 && shape.step <= 2) {
+    const int64_t exact =
+        std::max((spill + shape.to_pitch - 1) / shape.to_pitch,
+                 (spill * shape.step + shape.from_pitch - 1) / shape.from_pitch);
+    if (exact < shape.rows) {
+      Shape whole = shape;
+      whole.n += spill;
+      whole.rows -= exact;
+      run(whole);
+      shape.first = whole.rows;
+    }
+  }
+  run(shape);
 }
 
 // ---- one long run of cells to one value -----------------------------------------------------------

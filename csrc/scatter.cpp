@@ -9,6 +9,7 @@
 // Windows that overlap so much that this would cost more than it saves, and adaptive ones, go plane by
 // plane instead: each output adds its gradient to the one cell that it names.
 #include <memory>
+#include <vector>
 
 #include "backward.h"
 #include "reduce.h"
@@ -130,37 +131,133 @@ void for_cells(const Offset* offsets, const Window& w, int64_t run, int64_t firs
   }
 }
 
+// Plane by plane: how far the cell of each offset is from the first cell of its window. What is no tap
+// of the window counts as its first: offsets come back from Python and are not trusted.
+template <class Offset>
+class Distances {
+ public:
+  explicit Distances(const Window& w) : w_(w) {
+    if constexpr (sizeof(Offset) <= 2) {
+      table_.assign(size_t(1) << (8 * sizeof(Offset)), 0);
+      for (int64_t tap = 0; tap < w.taps(); ++tap) table_[tap] = distance(tap);
+    }
+  }
+  int64_t operator[](Offset offset) const {
+    if constexpr (sizeof(Offset) <= 2) return table_[offset];
+    else return offset < 0 || offset >= w_.taps() ? 0 : distance(offset);
+  }
+
+ private:
+  int64_t distance(int64_t tap) const {
+    const int64_t tw = tap % w_.w.kernel, th = tap / w_.w.kernel % w_.h.kernel;
+    const int64_t td = tap / w_.w.kernel / w_.h.kernel;
+    return (td * w_.d.dilation * w_.h.size + th * w_.h.dilation) * w_.w.size + tw * w_.w.dilation;
+  }
+  const Window& w_;
+  std::vector<int64_t> table_;
+};
+
+// One contiguous plane: every output adds to the one cell that it names.
+template <class T, class Offset>
+void scatter_plane(const T* g, const Offset* offsets, Wide<T>* sum, const Window& w,
+                   const Distances<Offset>& distances) {
+  const int64_t cells = w.cells();
+  std::fill_n(sum, cells, Wide<T>(0));
+  // Windows that lie wholly inside need no check: all their taps are cells.
+  const bool fixed = !w.d.adaptive() && !w.h.adaptive() && !w.w.adaptive();
+  const int64_t inner_d = w.d.inner_begin(), outer_d = w.d.inner_end();
+  const int64_t inner_h = w.h.inner_begin(), outer_h = w.h.inner_end();
+  const int64_t inner = w.w.inner_begin(), outer = w.w.inner_end(), stride = w.w.stride;
+  for (int64_t d = 0; d < w.d.out; ++d) {
+    const bool inside_d = fixed && inner_d <= d && d < outer_d;
+    for (int64_t h = 0; h < w.h.out; ++h, g += w.w.out, offsets += w.w.out) {
+      const int64_t corner = (w.d.start(d) * w.h.size + w.h.start(h)) * w.w.size;
+      const auto checked = [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) {
+          const int64_t cell = corner + w.w.start(i) + distances[offsets[i]];
+          if (uint64_t(cell) < uint64_t(cells)) sum[cell] += widen(g[i]);
+        }
+      };
+      const bool inside = inside_d && inner_h <= h && h < outer_h;
+      const int64_t begin = inside ? inner : 0, end = inside ? outer : 0;
+      checked(0, begin);
+      Wide<T>* const cell = sum + (corner - w.w.before);
+      for (int64_t i = begin; i < end; ++i)
+        cell[i * stride + distances[offsets[i]]] += widen(g[i]);
+      checked(end, w.w.out);
+    }
+  }
+}
+
+// `n` channels of a channels-last plane, whose cells are `step` apart in `sum` and `run` in g.
+template <class T, class Offset>
+void scatter_channels(const T* g, const Offset* offsets, Wide<T>* sum, int64_t step, const Window& w,
+                      int64_t run, int64_t n, const Distances<Offset>& distances) {
+  using V = Wide<T>;
+  using L = Unsigned<(sizeof(V) > sizeof(Offset) ? sizeof(V) : sizeof(Offset))>;
+  constexpr int64_t kBlock = 128;
+  const int64_t cells = w.cells();
+  for (int64_t i = 0; i < cells; ++i) std::fill_n(sum + i * step, n, V(0));
+  // With few taps it is faster to try each on all channels than to look up each channel's cell.
+  const bool tries = w.taps() <= 16 && n >= 16;
+  for (int64_t row = 0; row < w.d.out * w.h.out; ++row) {
+    const int64_t d = row / w.h.out, h = row % w.h.out;
+    const int64_t corner = (w.d.start(d) * w.h.size + w.h.start(h)) * w.w.size;
+    for (int64_t i = 0; i < w.w.out; ++i) {
+      const T* const gi = g + (row * w.w.out + i) * run;
+      const Offset* const oi = offsets + (row * w.w.out + i) * run;
+      const int64_t base = corner + w.w.start(i);
+      if (!tries) {
+        for (int64_t c = 0; c < n; ++c) {
+          const int64_t cell = base + distances[oi[c]];
+          if (uint64_t(cell) < uint64_t(cells)) sum[cell * step + c] += widen(gi[c]);
+        }
+        continue;
+      }
+      for (int64_t c = 0; c < n; c += kBlock) {
+        const int64_t m = std::min(kBlock, n - c);
+        V values[kBlock];
+        L taps[kBlock];
+        widen_values(gi + c, values, m);
+        for (int64_t k = 0; k < m; ++k) taps[k] = L(oi[c + k]);
+        for (int64_t td = w.d.first(d); td < w.d.last(d); ++td)
+          for (int64_t th = w.h.first(h); th < w.h.last(h); ++th)
+            for (int64_t tw = w.w.first(i); tw < w.w.last(i); ++tw) {
+              const int64_t tap = (td * w.h.kernel + th) * w.w.kernel + tw;
+              add_chosen(sum + (base + distances[Offset(tap)]) * step + c, values, taps, L(tap), m);
+            }
+      }
+    }
+  }
+}
+
+// `width` channels of a plane at a time; half types are summed in a plane of wider values.
 template <class T, class Offset>
 void scatter_planes(const T* g, const Offset* offsets, T* out, const Window& w, int64_t planes,
-                    int64_t run) {
+                    int64_t run, int64_t width) {
   using V = Wide<T>;
-  constexpr int64_t kChannels = 16;  // one cache line or less of a channels-last cell
-  const int64_t blocks = (run + kChannels - 1) / kChannels;
-  const int64_t cells = w.cells();
-  parallel(planes * blocks, (cells + 8 * w.outputs()) * std::min(run, kChannels),
-           [&](int64_t item, int64_t end) {
-             std::unique_ptr<V[]> sums;
-             if constexpr (!std::is_same_v<T, V>) sums.reset(new V[cells * std::min(run, kChannels)]);
-             for (; item < end; ++item) {
-               const int64_t plane = item / blocks, c0 = item % blocks * kChannels;
-               const int64_t n = std::min(kChannels, run - c0);
-               T* to = out + plane * cells * run + c0;
-               V* sum;
-               int64_t step;
-               if constexpr (std::is_same_v<T, V>) sum = to, step = run;
-               else sum = sums.get(), step = n;
-               for (int64_t i = 0; i < cells; ++i) std::fill_n(sum + i * step, n, V(0));
-               const int64_t first = plane * w.outputs() * run;
-               for_cells(offsets + first, w, run, 0, w.d.out * w.h.out, c0, c0 + n,
-                         [&](int64_t output, int64_t cell, int64_t c) {
-                           if (cell >= 0)
-                             sum[cell * step + c - c0] += widen(g[first + output]);
-                         });
-               if constexpr (!std::is_same_v<T, V>)
-                 for (int64_t i = 0; i < cells; ++i)
-                   for (int64_t c = 0; c < n; ++c) to[i * run + c] = narrow<T>(sum[i * n + c]);
-             }
-           });
+  constexpr bool kConverts = !std::is_same_v<T, V>;
+  const int64_t blocks = (run + width - 1) / width, cells = w.cells();
+  const Distances<Offset> distances(w);
+  parallel(planes * blocks, (cells + 4 * w.outputs()) * width, [&](int64_t item, int64_t stop) {
+    std::unique_ptr<V[]> sums(kConverts ? new V[cells * width] : nullptr);
+    for (; item < stop; ++item) {
+      const int64_t plane = item / blocks, c0 = item % blocks * width;
+      const int64_t n = std::min(width, run - c0), first = plane * w.outputs() * run + c0;
+      T* const to = out + plane * cells * run + c0;
+      V* sum;
+      int64_t step = run;
+      if constexpr (kConverts) sum = sums.get(), step = width;
+      else sum = to;
+      if (run == 1)
+        scatter_plane(g + first, offsets + first, sum, w, distances);
+      else
+        scatter_channels(g + first, offsets + first, sum, step, w, run, n, distances);
+      if constexpr (kConverts)
+        for (int64_t i = 0; i < cells; ++i)
+          for (int64_t c = 0; c < n; ++c) to[i * run + c] = narrow<T>(sum[i * step + c]);
+    }
+  });
 }
 
 // ---- operators -----------------------------------------------------------------------------------
@@ -173,15 +270,25 @@ Tensor scatter(const Tensor& g, const Tensor& offsets, std::vector<int64_t> wind
   const bool runs = has_channel_run(w.channels_last, g.dim(), w.rank);
   const Planes in = dense(g, runs, w.rank), at = dense(offsets, runs, w.rank);
   Planes out = empty_planes(g, w.in, w.rank, runs, g.scalar_type());
+  // Row by row pays where every cell belongs to one window and rows are long, or where there are too few
+  // planes to keep the threads busy otherwise.
+  const int64_t threads = torch::stable::get_num_threads();
   const bool adaptive = w.d.adaptive() || w.h.adaptive() || w.w.adaptive();
-  const bool by_rows = !adaptive && w.w.stride <= kMaxPhases && outputs_per_cell(w) <= 32;
+  const bool possible = !adaptive && w.w.stride <= kMaxPhases && outputs_per_cell(w) <= 32;
+  const bool few = out.planes * ((out.run + 15) / 16) < threads;
+  const bool by_rows =
+      possible && (few || (out.run == 1 && outputs_per_cell(w) == 1 && w.w.out >= 32));
+  // Channels are shared among the threads where batches are few.
+  const int64_t parts = std::min((2 * threads + out.planes - 1) / std::max<int64_t>(1, out.planes),
+                                 (out.run + 15) / 16);
+  const int64_t width = out.run == 1 ? 1 : (out.run / std::max<int64_t>(1, parts) + 15) / 16 * 16;
   dispatch<kFloats>(g.scalar_type(), "scatter", [&]<class T>() {
     dispatch_offsets(offsets.scalar_type(), [&]<class Offset>() {
       const auto* gp = static_cast<const T*>(in.tensor.const_data_ptr());
       const auto* op = static_cast<const Offset*>(at.tensor.const_data_ptr());
       auto* to = static_cast<T*>(out.tensor.mutable_data_ptr());
       if (!by_rows)
-        scatter_planes(gp, op, to, w, out.planes, out.run);
+        scatter_planes(gp, op, to, w, out.planes, out.run, std::min(width, out.run));
       else if (out.run == 1)
         scatter_rows(gp, op, to, w, out.planes);
       else

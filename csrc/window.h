@@ -20,7 +20,7 @@ struct Axis {
   bool adaptive() const { return stride == 0; }
 
   int64_t start(int64_t i) const {
-    return adaptive() ? int64_t(static_cast<__int128>(i) * size / out) : i * stride - before;
+    return adaptive() ? share(i, size, out) : i * stride - before;
   }
   // First tap that is a real cell, and one past the last: taps in [first(i), last(i)) are real.
   int64_t first(int64_t i) const {
@@ -33,12 +33,12 @@ struct Axis {
 
   // Outputs that hold cell c are in [lowest_output(c), highest_output(c)).
   int64_t lowest_output(int64_t c) const {
-    if (adaptive()) return int64_t(static_cast<__int128>(c) * out / size);
+    if (adaptive()) return share(c, out, size);
     const int64_t room = c + before - (kernel - 1) * dilation;
     return room <= 0 ? 0 : std::min(out, (room + stride - 1) / stride);
   }
   int64_t highest_output(int64_t c) const {
-    if (adaptive()) return int64_t((static_cast<__int128>(c + 1) * out + size - 1) / size);
+    if (adaptive()) return share_up(c + 1, out, size);
     return std::min(out, (c + before) / stride + 1);
   }
   // The tap by which output i holds cell c, or -1.
@@ -67,11 +67,18 @@ struct Axis {
   }
 
  private:
+  // i * part / whole, rounded down and up. Only huge extents need the slow 128-bit product.
+  static int64_t share(int64_t i, int64_t part, int64_t whole) {
+    if ((i | part) < (int64_t(1) << 31)) return i * part / whole;
+    return int64_t(static_cast<__int128>(i) * part / whole);
+  }
+  static int64_t share_up(int64_t i, int64_t part, int64_t whole) {
+    if ((i | part | whole) < (int64_t(1) << 31)) return (i * part + whole - 1) / whole;
+    return int64_t((static_cast<__int128>(i) * part + whole - 1) / whole);
+  }
+
   int64_t taps_below(int64_t i, int64_t end) const {
-    if (adaptive()) {
-      const auto next = static_cast<__int128>(i + 1) * size;
-      return int64_t((next + out - 1) / out) - start(i);
-    }
+    if (adaptive()) return share_up(i + 1, size, out) - start(i);
     const int64_t room = end - start(i);
     return room <= 0 ? 0 : std::min(kernel, (room + dilation - 1) / dilation);
   }
