@@ -5,6 +5,8 @@
 // divisors and added up (column pass), then every cell of the row adds the columns that hold it (row
 // pass). Each cell is written once, in a fixed order: the same bits for any number of threads.
 #include <memory>
+#include <utility>
+#include <vector>
 
 #include "backward.h"
 #include "forward.h"
@@ -239,30 +241,81 @@ void avg_backward_runs(const T* g, T* out, const Window& w, int64_t planes, int6
   const int64_t rows = w.d.size * w.h.size;
   parallel(planes * rows, a.size * run * outputs_per_cell(w), [&](int64_t item, int64_t stop) {
     V sum[kBlock];
+    std::vector<std::pair<const T*, int64_t>> lines;  // output rows that hold this row, and divisors
     for (; item < stop; ++item) {
       const int64_t plane = item / rows, d = item % rows / w.h.size, h = item % w.h.size;
+      lines.clear();
+      for_output_rows(w, d, h, [&](int64_t row, int64_t od, int64_t oh, int64_t) {
+        lines.emplace_back(g + (plane * w.outputs() + row * a.out) * run, divisors.row(od, oh));
+      });
       for (int64_t cell = 0; cell < a.size; ++cell) {
         const int64_t lowest = a.lowest_output(cell), highest = a.highest_output(cell);
         for (int64_t c = 0; c < run; c += kBlock) {
           const int64_t n = std::min(kBlock, run - c);
-          T* to = out + (item * a.size + cell) * run + c;
-          bool first = true;
-          for_output_rows(w, d, h, [&](int64_t row, int64_t od, int64_t oh, int64_t) {
+          T* __restrict to = out + (item * a.size + cell) * run + c;
+          int64_t found = 0;
+          const int64_t all = int64_t(lines.size()) * (highest - lowest);
+          for (const auto& [line, row_divisor] : lines)
             for (int64_t i = lowest; i < highest; ++i) {
-              if (a.tap(i, cell) < 0) continue;
-              const auto divisor = V(divisors.row(od, oh) * divisors.column(i));
-              const T* from = g + (plane * w.outputs() + row * a.out + i) * run + c;
-              if (first)
-                for (int64_t k = 0; k < n; ++k) sum[k] = widen(from[k]) / divisor;
+              if (a.dilation > 1 && a.tap(i, cell) < 0) continue;
+              const auto share = V(1) / V(row_divisor * divisors.column(i));
+              const T* from = line + i * run + c;
+              if (all == 1)
+                for (int64_t k = 0; k < n; ++k) to[k] = narrow<T>(widen(from[k]) * share);
+              else if (found == 0)
+                for (int64_t k = 0; k < n; ++k) sum[k] = widen(from[k]) * share;
               else
-                for (int64_t k = 0; k < n; ++k) sum[k] += widen(from[k]) / divisor;
-              first = false;
+                for (int64_t k = 0; k < n; ++k) sum[k] += widen(from[k]) * share;
+              ++found;
             }
-          });
-          if (first) std::fill_n(sum, n, V(0));
-          for (int64_t k = 0; k < n; ++k) to[k] = narrow<T>(sum[k]);
+          if (found == 0) std::fill_n(sum, n, V(0));
+          if (found == 0 || all > 1)
+            for (int64_t k = 0; k < n; ++k) to[k] = narrow<T>(sum[k]);
         }
       }
+    }
+  });
+}
+
+// Adaptive windows of contiguous planes: each output adds its share to its cells.
+template <class T>
+void avg_backward_planes(const T* g, T* out, const Window& w, int64_t planes) {
+  using V = Wide<T>;
+  constexpr bool kConverts = !std::is_same_v<T, V>;
+  const Divisors divisors(w);
+  const int64_t cells = w.cells();
+  struct Span {
+    int64_t first, last, divisor;
+  };
+  std::vector<Span> spans;
+  for (int64_t i = 0; i < w.w.out; ++i)
+    spans.push_back({w.w.start(i) + w.w.first(i) * w.w.dilation, w.w.last(i) - w.w.first(i),
+                     divisors.column(i)});
+  parallel(planes, cells + w.outputs(), [&](int64_t p, int64_t stop) {
+    std::unique_ptr<V[]> sums(kConverts ? new V[cells] : nullptr);
+    for (; p < stop; ++p) {
+      V* sum;
+      if constexpr (kConverts) sum = sums.get();
+      else sum = out + p * cells;
+      std::fill_n(sum, cells, V(0));
+      const T* from = g + p * w.outputs();
+      for (int64_t d = 0; d < w.d.out; ++d)
+        for (int64_t h = 0; h < w.h.out; ++h, from += w.w.out) {
+          const int64_t row_divisor = divisors.row(d, h);
+          for (int64_t td = w.d.first(d), td_end = w.d.last(d); td < td_end; ++td)
+            for (int64_t th = w.h.first(h), th_end = w.h.last(h); th < th_end; ++th) {
+              const int64_t slice = w.d.start(d) + td * w.d.dilation;
+              V* const row =
+                  sum + (slice * w.h.size + w.h.start(h) + th * w.h.dilation) * w.w.size;
+              for (int64_t i = 0; i < w.w.out; ++i) {
+                const V share = widen(from[i]) / V(row_divisor * spans[i].divisor);
+                V* const cell = row + spans[i].first;
+                for (int64_t t = 0; t < spans[i].last; ++t) cell[t * w.w.dilation] += share;
+              }
+            }
+        }
+      if constexpr (kConverts)
+        for (int64_t i = 0; i < cells; ++i) out[p * cells + i] = narrow<T>(sum[i]);
     }
   });
 }
@@ -285,6 +338,9 @@ Tensor avg_pool_backward(const Tensor& g, std::vector<int64_t> window) {
       });
     } else if (turns(w.d) && turns(w.h) && turns(w.w) && w.taps() > 1) {
       avg_backward_turned(from, to, w, out.planes, out.run);
+    } else if (out.run == 1 && (w.d.adaptive() || w.h.adaptive() || w.w.adaptive()) &&
+               out.planes >= torch::stable::get_num_threads()) {
+      avg_backward_planes(from, to, w, out.planes);
     } else if (out.run == 1) {
       avg_backward_rows(from, to, w, out.planes);
     } else {

@@ -157,36 +157,43 @@ class Distances {
   std::vector<int64_t> table_;
 };
 
+// The first cell of every window of a plane, or nothing where the table would be large.
+inline std::vector<int64_t> corners_of(const Window& w) {
+  std::vector<int64_t> corners;
+  if (w.outputs() > 1 << 14) return corners;
+  corners.reserve(size_t(w.outputs()));
+  for (int64_t d = 0; d < w.d.out; ++d)
+    for (int64_t h = 0; h < w.h.out; ++h) {
+      const int64_t row = (w.d.start(d) * w.h.size + w.h.start(h)) * w.w.size;
+      for (int64_t i = 0; i < w.w.out; ++i) corners.push_back(row + w.w.start(i));
+    }
+  return corners;
+}
+
 // One contiguous plane: every output adds to the one cell that it names.
 template <class T, class Offset>
 void scatter_plane(const T* g, const Offset* offsets, Wide<T>* sum, const Window& w,
-                   const Distances<Offset>& distances) {
-  const int64_t cells = w.cells();
+                   const Distances<Offset>& distances, const std::vector<int64_t>& corners) {
+  const auto cells = uint64_t(w.cells());
   std::fill_n(sum, cells, Wide<T>(0));
-  // Windows that lie wholly inside need no check: all their taps are cells.
-  const bool fixed = !w.d.adaptive() && !w.h.adaptive() && !w.w.adaptive();
-  const int64_t inner_d = w.d.inner_begin(), outer_d = w.d.inner_end();
-  const int64_t inner_h = w.h.inner_begin(), outer_h = w.h.inner_end();
-  const int64_t inner = w.w.inner_begin(), outer = w.w.inner_end(), stride = w.w.stride;
-  for (int64_t d = 0; d < w.d.out; ++d) {
-    const bool inside_d = fixed && inner_d <= d && d < outer_d;
-    for (int64_t h = 0; h < w.h.out; ++h, g += w.w.out, offsets += w.w.out) {
-      const int64_t corner = (w.d.start(d) * w.h.size + w.h.start(h)) * w.w.size;
-      const auto checked = [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i) {
-          const int64_t cell = corner + w.w.start(i) + distances[offsets[i]];
-          if (uint64_t(cell) < uint64_t(cells)) sum[cell] += widen(g[i]);
-        }
-      };
-      const bool inside = inside_d && inner_h <= h && h < outer_h;
-      const int64_t begin = inside ? inner : 0, end = inside ? outer : 0;
-      checked(0, begin);
-      Wide<T>* const cell = sum + (corner - w.w.before);
-      for (int64_t i = begin; i < end; ++i)
-        cell[i * stride + distances[offsets[i]]] += widen(g[i]);
-      checked(end, w.w.out);
-    }
+  const auto add = [&](int64_t corner, int64_t i) {
+    const auto cell = uint64_t(corner + distances[offsets[i]]);
+    if (cell < cells) sum[cell] += widen(g[i]);  // a negative number is a huge one here
+  };
+  if (!corners.empty()) {
+    const int64_t* const corner = corners.data();
+    for (int64_t i = 0, n = int64_t(corners.size()); i < n; ++i) add(corner[i], i);
+    return;
   }
+  const int64_t before = w.w.before, stride = w.w.stride;
+  for (int64_t d = 0; d < w.d.out; ++d)
+    for (int64_t h = 0; h < w.h.out; ++h, g += w.w.out, offsets += w.w.out) {
+      const int64_t row = (w.d.start(d) * w.h.size + w.h.start(h)) * w.w.size;
+      if (w.w.adaptive())
+        for (int64_t i = 0; i < w.w.out; ++i) add(row + w.w.start(i), i);
+      else
+        for (int64_t i = 0; i < w.w.out; ++i) add(row - before + i * stride, i);
+    }
 }
 
 // `n` channels of a channels-last plane, whose cells are `step` apart in `sum` and `run` in g.
@@ -239,6 +246,7 @@ void scatter_planes(const T* g, const Offset* offsets, T* out, const Window& w, 
   constexpr bool kConverts = !std::is_same_v<T, V>;
   const int64_t blocks = (run + width - 1) / width, cells = w.cells();
   const Distances<Offset> distances(w);
+  const std::vector<int64_t> corners = run == 1 ? corners_of(w) : std::vector<int64_t>();
   parallel(planes * blocks, (cells + 4 * w.outputs()) * width, [&](int64_t item, int64_t stop) {
     std::unique_ptr<V[]> sums(kConverts ? new V[cells * width] : nullptr);
     for (; item < stop; ++item) {
@@ -250,7 +258,7 @@ void scatter_planes(const T* g, const Offset* offsets, T* out, const Window& w, 
       if constexpr (kConverts) sum = sums.get(), step = width;
       else sum = to;
       if (run == 1)
-        scatter_plane(g + first, offsets + first, sum, w, distances);
+        scatter_plane(g + first, offsets + first, sum, w, distances, corners);
       else
         scatter_channels(g + first, offsets + first, sum, step, w, run, n, distances);
       if constexpr (kConverts)
