@@ -39,7 +39,7 @@ class Divisors {
 
  private:
   int64_t count(const Axis& axis, int64_t i) const {
-    if (axis.identity()) return 1;  // also where forward() takes planes for rows
+    if (axis.tiles()) return axis.kernel;  // also where forward() joins planes to a tall one
     return w_.include_pad ? axis.padded_taps(i) : axis.last(i) - axis.first(i);
   }
   const Window& w_;
@@ -355,5 +355,7 @@ Tensor avg_pool_backward(const Tensor& g, std::vector<int64_t> window) {
 
 STABLE_TORCH_LIBRARY_IMPL(poolkit, CPU, m) {
   m.impl("avg_pool", TORCH_BOX(&poolkit::avg_pool));
+  m.impl("avg_pool.ints", TORCH_BOX(&poolkit::avg_pool));
   m.impl("avg_pool_backward", TORCH_BOX(&poolkit::avg_pool_backward));
+  m.impl("avg_pool_backward.ints", TORCH_BOX(&poolkit::avg_pool_backward));
 }

@@ -59,9 +59,10 @@ struct Blocks {
     rows = keeps      ? std::max<int64_t>(1, (wanted - w.h.extent()) / step + 1)
            : straight ? std::max<int64_t>(1, kStripBytes / row_bytes)
                       : 1;
-    // Few planes are cut into more strips, so that every thread has some.
+    // Few planes with much work are cut into more strips, so that every thread has some.
     const int64_t items = planes * channel_blocks * column_blocks * w.d.out;
-    if (items < 32) rows = std::min(rows, std::max<int64_t>(1, w.h.out * items / 32));
+    if (items < 32 && items * w.h.out * columns * channels > 4 * kGrain)
+      rows = std::min(rows, std::max<int64_t>(1, w.h.out * items / 32));
     rows = std::min(rows, w.h.out);
     strips = (w.h.out + rows - 1) / rows;
     rows = (w.h.out + strips - 1) / strips;
@@ -276,7 +277,7 @@ void fold_straight(const typename R::Value* x, const Window& w, int64_t run, con
   const auto same_rows = [&](int64_t h, int64_t rows) {
     const int64_t h0 = w.h.first(h), nh = w.h.last(h) - h0;
     // Output columns [i, i + columns) likewise.
-    const auto same_columns = [&](int64_t i, int64_t columns) {
+    const auto same_columns = [&](int64_t i, int64_t columns, bool spills) {
       const int64_t w0 = w.w.first(i), nw = w.w.last(i) - w0, taps = nd * nh * nw;
       const V* const corner = slice + w.h.start(h) * line + w.w.start(i) * run;
       const int64_t to = (h - p.h) * pitch + (i - p.begin) * p.channels;
@@ -297,15 +298,16 @@ void fold_straight(const typename R::Value* x, const Window& w, int64_t run, con
         };
         if (run == 1)
           fold<R, false>(taps, source, row, lane(at, to),
-                         {columns, rows, down, pitch, w.w.stride, pitch == w.w.out});
+                         {columns, rows, down, pitch, w.w.stride, spills});
         else
           fold<R, false>(taps, source, row, lane(at, to + r * pitch),
                          {p.channels, columns, right, p.channels});
       }
     };
-    if (outer > inner) same_columns(inner, outer - inner);
-    for (int64_t i = p.begin; i < inner; ++i) same_columns(i, 1);
-    for (int64_t i = outer; i < p.end; ++i) same_columns(i, 1);
+    // The edges after the inner columns, which may have spilt over them.
+    if (outer > inner) same_columns(inner, outer - inner, pitch == w.w.out);
+    for (int64_t i = p.begin; i < inner; ++i) same_columns(i, 1, false);
+    for (int64_t i = outer; i < p.end; ++i) same_columns(i, 1, false);
   };
   const int64_t end = p.h + p.rows;
   const int64_t top = std::clamp(w.h.inner_begin(), p.h, end);
@@ -327,8 +329,9 @@ void forward(const typename R::Element* x, const Window& window, int64_t planes,
   if (w.outputs() == 0 || planes == 0) return;
   const bool straight = goes_straight<R>(w, run);
   const bool rows_alone = w.d.identity() && w.h.identity();
-  if (rows_alone) {  // planes are only rows then
-    w.h.size = w.h.out = planes * w.d.size * w.h.size;
+  if (w.d.identity() && w.h.tiles()) {  // planes are one tall plane then
+    w.h.size *= planes * w.d.size;
+    w.h.out *= planes * w.d.size;
     w.d = Axis{};
     planes = 1;
   }

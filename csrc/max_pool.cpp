@@ -79,5 +79,7 @@ std::tuple<Tensor, Tensor> max_pool_offsets(const Tensor& x, std::vector<int64_t
 
 STABLE_TORCH_LIBRARY_IMPL(poolkit, CPU, m) {
   m.impl("max_pool", TORCH_BOX(&poolkit::max_pool));
+  m.impl("max_pool.ints", TORCH_BOX(&poolkit::max_pool));
   m.impl("max_pool_offsets", TORCH_BOX(&poolkit::max_pool_offsets));
+  m.impl("max_pool_offsets.ints", TORCH_BOX(&poolkit::max_pool_offsets));
 }

@@ -370,6 +370,9 @@ Tensor plane_indices(const Tensor& offsets, std::vector<int64_t> window) {
 
 STABLE_TORCH_LIBRARY_IMPL(poolkit, CPU, m) {
   m.impl("scatter", TORCH_BOX(&poolkit::scatter));
+  m.impl("scatter.ints", TORCH_BOX(&poolkit::scatter));
   m.impl("pick", TORCH_BOX(&poolkit::pick));
+  m.impl("pick.ints", TORCH_BOX(&poolkit::pick));
   m.impl("plane_indices", TORCH_BOX(&poolkit::plane_indices));
+  m.impl("plane_indices.ints", TORCH_BOX(&poolkit::plane_indices));
 }

@@ -58,6 +58,7 @@ inline Planes planes_of(Tensor t, bool channels_last, int rank) {
 
 // `t` itself if it is dense in the format, else a copy of it.
 inline Planes dense(const Tensor& t, bool channels_last, int rank) {
+  if (!channels_last && t.is_contiguous()) return planes_of(t, false, rank);  // no dispatcher
   return planes_of(torch::stable::contiguous(t, format_of(channels_last, t.dim())), channels_last,
                    rank);
 }
@@ -75,9 +76,21 @@ inline Planes empty_planes(const Tensor& like, const int64_t* extents, int rank,
   const int64_t dim = like.dim();
   for (int64_t i = 0; i < dim; ++i)
     sizes[i] = i < dim - rank ? like.size(i) : extents[i - (dim - rank)];
-  Tensor t = torch::stable::empty({sizes, size_t(dim)}, dtype, std::nullopt, std::nullopt,
-                                  std::nullopt, format_of(channels_last, dim));
-  return planes_of(std::move(t), channels_last, rank);
+  if (channels_last)
+    return planes_of(torch::stable::empty({sizes, size_t(dim)}, dtype, std::nullopt, std::nullopt,
+                                          std::nullopt, format_of(true, dim)),
+                     true, rank);
+  // The dispatcher would double the cost of a call on a tiny tensor.
+  int64_t strides[5];
+  for (int64_t i = dim - 1, stride = 1; i >= 0; stride *= std::max<int64_t>(1, sizes[i--])) {
+    strides[i] = stride;
+    STD_TORCH_CHECK(stride <= INT64_MAX / 16 / std::max<int64_t>(1, sizes[i]),
+                    "poolkit: the result has more elements than memory can address");
+  }
+  AtenTensorHandle handle;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(dim, sizes, strides, int32_t(dtype),
+                                                         aoti_torch_device_type_cpu(), 0, &handle));
+  return planes_of(Tensor(handle), false, rank);
 }
 
 // (C, D, H, W) is a 4-D tensor without a batch: it may look channels-last, but its axis 1 is no

@@ -61,6 +61,10 @@ struct Axis {
   }
   // Every output is one cell: the axis might as well not be there.
   bool identity() const { return kernel == 1 && stride == 1 && before == 0 && out == size; }
+  // The windows cut the axis into equal parts, so that planes one below the other are one tall plane.
+  bool tiles() const {
+    return !adaptive() && before == 0 && extent() <= stride && size == out * stride;
+  }
   // One output that holds every cell, with no padding around: the axis can join its inner neighbour.
   bool whole() const {
     return out == 1 && kernel == size && before == 0 && after == 0 && dilation == 1;
