@@ -2,8 +2,8 @@
 //
 // Forward: sums by the scheme of forward.h in a type wide enough, then one division per output.
 // Backward, for one input row: the gradient rows of all outputs that hold it are divided by their
-// divisors and added up (column pass), then every cell of the row adds the columns that hold it (row
-// pass). Each cell is written once, in a fixed order: the same bits for any number of threads.
+// divisors and added up (column pass), then every cell of the row adds the columns that hold it
+// (row pass). Each cell is written once, in a fixed order: the same bits for any number of threads.
 #include <memory>
 #include <utility>
 #include <vector>
@@ -30,8 +30,10 @@ class Divisors {
     const int64_t inner = w_.w.inner_begin(), outer = w_.w.inner_end();
     for (int64_t i = begin; i < end;) {
       int64_t next = i + 1;
-      if (w_.divisor) next = end;
-      else if (!w_.w.adaptive() && inner <= i && i < outer) next = std::min(end, outer);
+      if (w_.divisor)
+        next = end;
+      else if (!w_.w.adaptive() && inner <= i && i < outer)
+        next = std::min(end, outer);
       f(i, next, column(i));
       i = next;
     }
@@ -97,10 +99,11 @@ Tensor avg_pool(const Tensor& x, std::vector<int64_t> window) {
   return in_format(out.tensor, suggested, w.rank);
 }
 
-// ---- backward ------------------------------------------------------------------------------------
+// ---- backward
+// ------------------------------------------------------------------------------------
 
-// The outputs [begin, end) of all output rows that hold input row (d, h), divided and added up: to[0]
-// is output `begin`.
+// The outputs [begin, end) of all output rows that hold input row (d, h), divided and added up:
+// to[0] is output `begin`.
 template <class T>
 void divided_sum(const T* g, const Window& w, const Divisors& divisors, int64_t d, int64_t h,
                  int64_t begin, int64_t end, Wide<T>* __restrict to) {
@@ -241,7 +244,8 @@ void avg_backward_runs(const T* g, T* out, const Window& w, int64_t planes, int6
   const int64_t rows = w.d.size * w.h.size;
   parallel(planes * rows, a.size * run * outputs_per_cell(w), [&](int64_t item, int64_t stop) {
     V sum[kBlock];
-    std::vector<std::pair<const T*, int64_t>> lines;  // output rows that hold this row, and divisors
+    std::vector<std::pair<const T*, int64_t>>
+        lines;  // output rows that hold this row, and divisors
     for (; item < stop; ++item) {
       const int64_t plane = item / rows, d = item % rows / w.h.size, h = item % w.h.size;
       lines.clear();
@@ -295,8 +299,10 @@ void avg_backward_planes(const T* g, T* out, const Window& w, int64_t planes) {
     std::unique_ptr<V[]> sums(kConverts ? new V[cells] : nullptr);
     for (; p < stop; ++p) {
       V* sum;
-      if constexpr (kConverts) sum = sums.get();
-      else sum = out + p * cells;
+      if constexpr (kConverts)
+        sum = sums.get();
+      else
+        sum = out + p * cells;
       std::fill_n(sum, cells, V(0));
       const T* from = g + p * w.outputs();
       for (int64_t d = 0; d < w.d.out; ++d)
@@ -305,8 +311,7 @@ void avg_backward_planes(const T* g, T* out, const Window& w, int64_t planes) {
           for (int64_t td = w.d.first(d), td_end = w.d.last(d); td < td_end; ++td)
             for (int64_t th = w.h.first(h), th_end = w.h.last(h); th < th_end; ++th) {
               const int64_t slice = w.d.start(d) + td * w.d.dilation;
-              V* const row =
-                  sum + (slice * w.h.size + w.h.start(h) + th * w.h.dilation) * w.w.size;
+              V* const row = sum + (slice * w.h.size + w.h.start(h) + th * w.h.dilation) * w.w.size;
               for (int64_t i = 0; i < w.w.out; ++i) {
                 const V share = widen(from[i]) / V(row_divisor * spans[i].divisor);
                 V* const cell = row + spans[i].first;

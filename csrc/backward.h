@@ -1,9 +1,9 @@
-// Backward kernels write each cell of the input once. What they share: which outputs hold a row, and
-// the rows kept as phases.
+// Backward kernels write each cell of the input once. What they share: which outputs hold a row,
+// and the rows kept as phases.
 //
-// With stride s, the cells that tap t reaches are s apart. So the row under way is kept as s rows, the
-// phases: phase r holds the cells r, r + s, r + 2s, ... Neighbours in a phase belong to neighbouring
-// outputs, and adding tap t of all outputs is one plain loop over a run:
+// With stride s, the cells that tap t reaches are s apart. So the row under way is kept as s rows,
+// the phases: phase r holds the cells r, r + s, r + 2s, ... Neighbours in a phase belong to
+// neighbouring outputs, and adding tap t of all outputs is one plain loop over a run:
 //
 //   outputs        o0   o1   o2          stride 2, kernel 3
 //   tap 0, 2  ->   phase 0:  c0 c2 c4 c6      (tap 2 lands one position further on)
@@ -23,8 +23,8 @@ namespace poolkit {
 constexpr int64_t kPieceCells = 2048;
 constexpr int64_t kMaxPhases = 16;
 
-// Calls f(row of outputs, d of that row, h of that row, first tap of that row of taps) for the output
-// rows that hold input row (d, h), in ascending order.
+// Calls f(row of outputs, d of that row, h of that row, first tap of that row of taps) for the
+// output rows that hold input row (d, h), in ascending order.
 template <class F>
 void for_output_rows(const Window& w, int64_t d, int64_t h, const F& f) {
   const int64_t d_end = w.d.highest_output(d), h_end = w.h.highest_output(h);
@@ -41,7 +41,8 @@ void for_output_rows(const Window& w, int64_t d, int64_t h, const F& f) {
 // Outputs that are looked at for one cell.
 inline int64_t outputs_per_cell(const Window& w) {
   const auto along = [](const Axis& a) {
-    return a.adaptive() ? a.out / a.size + 2 : std::min(a.out, (a.kernel + a.stride - 1) / a.stride);
+    return a.adaptive() ? a.out / a.size + 2
+                        : std::min(a.out, (a.kernel + a.stride - 1) / a.stride);
   };
   return along(w.d) * along(w.h) * along(w.w);
 }
@@ -52,15 +53,17 @@ class Phases {
 
  public:
   explicit Phases(const Axis& axis)
-      : a_(axis), length_(kPieceCells / axis.stride + 1), spread_((axis.extent() - 1) / axis.stride) {
+      : a_(axis),
+        length_(kPieceCells / axis.stride + 1),
+        spread_((axis.extent() - 1) / axis.stride) {
     phases_.reset(new V[axis.stride * length_]);
   }
 
   // The most outputs that one piece asks for.
   int64_t most_outputs() const { return length_ + spread_; }
 
-  // For each piece of the row: calls add(begin, end) with the outputs that reach it, then writes the
-  // piece to `row`.
+  // For each piece of the row: calls add(begin, end) with the outputs that reach it, then writes
+  // the piece to `row`.
   template <class F>
   void operator()(T* row, const F& add) {
     const int64_t last = (a_.size - 1 + a_.before) / a_.stride;
@@ -76,7 +79,8 @@ class Phases {
   }
 
   // Calls f(t, cells, i, n) for each tap: its cells of outputs i ... i + n - 1 (of those in [begin,
-  // end)) are cells[0] ... cells[n - 1]. Descending taps visit the outputs of a cell in ascending order.
+  // end)) are cells[0] ... cells[n - 1]. Descending taps visit the outputs of a cell in ascending
+  // order.
   template <class F>
   void for_taps(int64_t begin, int64_t end, const F& f) {
     for (int64_t t = a_.kernel - 1; t >= 0; --t) {

@@ -1,18 +1,20 @@
 // The forward scheme shared by every reduction: two passes in cache, along the row first.
 //
-//   input rows   a b c d e f g h        row pass: reduce each window along the row into a row buffer
+//   input rows   a b c d e f g h        row pass: reduce each window along the row into a row
+//   buffer
 //                 \_/ \_/ \_/ \_/.
 //   row buffers    .   .   .   .        one per input row of the strip: windows below share them
 //                  .   .   .   .
-//                  |   |   |   |        column pass: fold the k_h (times k_d) buffers, top to bottom
+//                  |   |   |   |        column pass: fold the k_h (times k_d) buffers, top to
+//                  bottom
 //   output rows    y   y   y   y
 //
 // A window costs k_h + k_w steps and not k_h * k_w. This order, and only this one, visits cells as
 // row-major order does, so ties, signed zeros and NaN come out as torch's to the bit.
 //
-// The unit of work is a strip: as many output rows of a plane as have their row buffers in cache. Both
-// passes run over a whole strip at once. In channels-last memory a cell is a run of C values: the same
-// passes with rows C times as long.
+// The unit of work is a strip: as many output rows of a plane as have their row buffers in cache.
+// Both passes run over a whole strip at once. In channels-last memory a cell is a run of C values:
+// the same passes with rows C times as long.
 #pragma once
 
 #include <algorithm>
@@ -23,8 +25,8 @@
 
 namespace poolkit {
 
-// Row buffers of a strip together, which share the first-level cache with the input; tall windows take
-// up to kTallBytes, in the second level.
+// Row buffers of a strip together, which share the first-level cache with the input; tall windows
+// take up to kTallBytes, in the second level.
 constexpr int64_t kStripBytes = 16 << 10;
 constexpr int64_t kTallBytes = 256 << 10;
 // One row buffer: longer rows are done in blocks of columns.
@@ -40,10 +42,10 @@ struct Blocks {
   Blocks(const Window& w, int64_t planes, int64_t run, int64_t value_bytes, bool straight) {
     const int64_t tall = 3 * w.h.extent() * w.d.kernel;
     keeps = !straight && w.d.kernel <= kMaxRows && w.h.extent() <= kMaxRows / w.d.kernel;
-    const int64_t values = (straight ? 2 * kStripBytes
-                                     : std::clamp<int64_t>(keeps ? kTallBytes / tall : kRowBytes,
-                                                           512, kRowBytes)) /
-                           value_bytes;
+    const int64_t values =
+        (straight ? 2 * kStripBytes
+                  : std::clamp<int64_t>(keeps ? kTallBytes / tall : kRowBytes, 512, kRowBytes)) /
+        value_bytes;
     channels = std::min(run, values);
     channel_blocks = (run + channels - 1) / channels;
     // A block of part of the channels has a single column: its outputs must be one run.
@@ -67,17 +69,17 @@ struct Blocks {
     strips = (w.h.out + rows - 1) / rows;
     rows = (w.h.out + strips - 1) / strips;
     strips = (w.h.out + rows - 1) / rows;
-    input_rows = !keeps            ? 1
-                 : w.h.adaptive()  ? std::min(w.h.size, rows * (w.h.size / w.h.out + 1) + 1)
-                                   : std::min(w.h.size, (rows - 1) * step + w.h.extent());
+    input_rows = !keeps           ? 1
+                 : w.h.adaptive() ? std::min(w.h.size, rows * (w.h.size / w.h.out + 1) + 1)
+                                  : std::min(w.h.size, (rows - 1) * step + w.h.extent());
   }
 
   // The first input row of outputs [begin, end), and the number of rows to the last.
   static std::pair<int64_t, int64_t> span(const Axis& h, int64_t begin, int64_t end) {
     const int64_t first = std::clamp<int64_t>(h.start(begin), 0, h.size);
     const int64_t last_start = h.start(end - 1);
-    const int64_t last = std::min(
-        h.size, h.adaptive() ? last_start + h.last(end - 1) : last_start + h.extent());
+    const int64_t last =
+        std::min(h.size, h.adaptive() ? last_start + h.last(end - 1) : last_start + h.extent());
     return {first, std::max<int64_t>(0, last - first)};
   }
 };
@@ -85,8 +87,10 @@ struct Blocks {
 // Offsets travel beside values, or not at all.
 template <class L>
 L* lane(L* at, int64_t offset) {
-  if constexpr (std::is_same_v<std::remove_const_t<L>, NoOffset>) return at;
-  else return at + offset;
+  if constexpr (std::is_same_v<std::remove_const_t<L>, NoOffset>)
+    return at;
+  else
+    return at + offset;
 }
 
 // Reduces input rows along themselves, for outputs [begin, end) and `channels` values of each cell.
@@ -99,10 +103,7 @@ class RowPass {
 
  public:
   RowPass(const Axis& axis, int64_t run, const Blocks& blocks)
-      : axis_(axis),
-        run_(run),
-        inner_begin_(axis.inner_begin()),
-        inner_end_(axis.inner_end()) {
+      : axis_(axis), run_(run), inner_begin_(axis.inner_begin()), inner_end_(axis.inner_end()) {
     if constexpr (kConverts) {
       const int64_t cells = axis.adaptive() ? (blocks.columns + 1) * axis.kernel
                                             : (blocks.columns - 1) * axis.stride + axis.extent();
@@ -135,8 +136,8 @@ class RowPass {
         else
           for (int64_t c = 0; c < cells; ++c)
             widen_values(from + c * run_, wide_.get() + c * channels, channels);
-        reduce(wide_.get() - low * channels, channels, 0, 1, begin, end, channels,
-               v + r * to_pitch, at, to_pitch);
+        reduce(wide_.get() - low * channels, channels, 0, 1, begin, end, channels, v + r * to_pitch,
+               at, to_pitch);
       }
     }
   }
@@ -175,10 +176,7 @@ class RowPass {
         for (int64_t r = 0; r < rows; ++r) {
           const int64_t to_first = r * to_pitch + offset;
           fold<R, false>(
-              k,
-              [&](int64_t t) {
-                return Source<R>{first + r * pitch + t * d * cell, nullptr, t};
-              },
+              k, [&](int64_t t) { return Source<R>{first + r * pitch + t * d * cell, nullptr, t}; },
               v + to_first, lane(at, to_first), {channels, n, s * cell, channels});
         }
       }
@@ -193,9 +191,9 @@ class RowPass {
                   L* at) {
     if (taps <= 0) return std::fill_n(v, channels, V{}), void();  // sums alone: padding is zeros
     if (channels > 1)
-      return fold<R, false>(
-          taps, [&](int64_t t) { return Source<R>{q + t * step, nullptr, first + t}; }, v, at,
-          {channels});
+      return fold<R, false>(taps,
+                            [&](int64_t t) { return Source<R>{q + t * step, nullptr, first + t}; },
+                            v, at, {channels});
     if (taps >= 16 && step == 1) return run(q, taps, first, v, at);
     V best = q[0];
     int64_t tap = 0;
@@ -243,8 +241,8 @@ class RowPass {
   std::unique_ptr<V[]> wide_;
 };
 
-// Windows of few taps on runs of channels, or that do not overlap, take fewer loads and stores straight
-// from the input, in one fold over all taps, than by way of row buffers.
+// Windows of few taps on runs of channels, or that do not overlap, take fewer loads and stores
+// straight from the input, in one fold over all taps, than by way of row buffers.
 template <class R>
 bool goes_straight(const Window& w, int64_t run) {
   if (!std::is_same_v<typename R::Element, typename R::Value>) return false;  // rows to convert
@@ -269,8 +267,7 @@ void fold_straight(const typename R::Value* x, const Window& w, int64_t run, con
   using V = typename R::Value;
   const int64_t line = w.w.size * run;
   const int64_t d0 = w.d.first(p.d), nd = w.d.last(p.d) - d0;
-  const V* const slice =
-      x + (p.plane * w.d.size + w.d.start(p.d)) * w.h.size * line + p.channel;
+  const V* const slice = x + (p.plane * w.d.size + w.d.start(p.d)) * w.h.size * line + p.channel;
   const int64_t inner = std::clamp(w.w.inner_begin(), p.begin, p.end);
   const int64_t outer = std::clamp(w.w.inner_end(), inner, p.end);
   // Output rows [h, h + rows) with the same taps inside the input.
@@ -364,8 +361,7 @@ void forward(const typename R::Element* x, const Window& window, int64_t planes,
       p.channels = std::min(blocks.channels, run - p.channel);
       p.plane = rest / blocks.channel_blocks;
       p.pitch = w.w.out * run;
-      p.first =
-          ((p.plane * w.d.out + p.d) * w.h.out + p.h) * p.pitch + p.begin * run + p.channel;
+      p.first = ((p.plane * w.d.out + p.d) * w.h.out + p.h) * p.pitch + p.begin * run + p.channel;
 
       const int64_t n = p.n(), pitch = direct ? p.pitch : n;
       V* const acc = direct ? target + p.first : buffer.get();
@@ -376,8 +372,7 @@ void forward(const typename R::Element* x, const Window& window, int64_t planes,
       const int64_t input_pitch = w.w.size * run;
       const int64_t d0 = w.d.first(p.d), nd = w.d.last(p.d) - d0, d_start = w.d.start(p.d);
       if (straight) {
-        if constexpr (std::is_same_v<T, V>)
-          fold_straight<R>(x, w, run, p, acc, at, pitch);
+        if constexpr (std::is_same_v<T, V>) fold_straight<R>(x, w, run, p, acc, at, pitch);
       } else if (rows_alone) {
         row_pass(input(0, p.h), input_pitch, p.rows, p.begin, p.end, p.channels, acc, at, pitch);
       } else if (!blocks.keeps) {
@@ -397,7 +392,8 @@ void forward(const typename R::Element* x, const Window& window, int64_t planes,
         const auto [h_low, h_count] = Blocks::span(w.h, p.h, p.h + p.rows);
         for (int64_t td = d0; td < d0 + nd; ++td)
           row_pass(input(d_start + td * w.d.dilation, h_low), input_pitch, h_count, p.begin, p.end,
-                   p.channels, values.get() + (td - d0) * slice, lane(lanes.get(), (td - d0) * slice), n);
+                   p.channels, values.get() + (td - d0) * slice,
+                   lane(lanes.get(), (td - d0) * slice), n);
         // Output rows [i, i + rows) have the same taps of the kernel inside the input.
         const auto column_pass = [&](int64_t i, int64_t rows) {
           const int64_t h0 = w.h.first(i), nh = w.h.last(i) - h0;

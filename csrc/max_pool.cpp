@@ -1,8 +1,8 @@
 // Maximum pooling: values alone for inference, values and offsets for training.
 //
-// What the loops do to a row: forward.h. Here the reduction is chosen: beats() decides, in row-major
-// order; with offsets the winner's tap travels in a lane beside the value and is narrowed to one byte
-// (two or four for large windows) when an output row is done.
+// What the loops do to a row: forward.h. Here the reduction is chosen: beats() decides, in
+// row-major order; with offsets the winner's tap travels in a lane beside the value and is narrowed
+// to one byte (two or four for large windows) when an output row is done.
 #include <tuple>
 
 #include "forward.h"
@@ -48,7 +48,8 @@ Tensor max_pool(const Tensor& x, std::vector<int64_t> window) {
   Planes out = empty_planes(x, w.out, w.rank, runs, x.scalar_type());
   dispatch<kAllIntegers>(x.scalar_type(), "max_pool", [&]<class T>() {
     max_planes<T, NoOffset>(static_cast<const T*>(in.tensor.const_data_ptr()),
-                            static_cast<T*>(out.tensor.mutable_data_ptr()), {}, w, in.planes, in.run);
+                            static_cast<T*>(out.tensor.mutable_data_ptr()), {}, w, in.planes,
+                            in.run);
   });
   return in_format(out.tensor, suggested, w.rank);
 }
@@ -60,7 +61,7 @@ std::tuple<Tensor, Tensor> max_pool_offsets(const Tensor& x, std::vector<int64_t
   const bool runs = has_channel_run(suggested, x.dim(), w.rank);
   const Planes in = dense(x, runs, w.rank);
   Planes out = empty_planes(x, w.out, w.rank, runs, x.scalar_type());
-  const ScalarType type = offset_type(w.taps());
+  const ScalarType type = offset_type(w.packed_taps());
   Planes offsets = empty_planes(x, w.out, w.rank, runs, type);
   dispatch<kAllIntegers>(x.scalar_type(), "max_pool_offsets", [&]<class T>() {
     const auto go = [&]<class Offset>() {
@@ -68,8 +69,10 @@ std::tuple<Tensor, Tensor> max_pool_offsets(const Tensor& x, std::vector<int64_t
                             static_cast<T*>(out.tensor.mutable_data_ptr()),
                             {offsets.tensor.mutable_data_ptr(), type}, w, in.planes, in.run);
     };
-    if (type == ScalarType::Byte) go.template operator()<SmallOffset>();
-    else go.template operator()<LargeOffset>();
+    if (type == ScalarType::Byte)
+      go.template operator()<SmallOffset>();
+    else
+      go.template operator()<LargeOffset>();
   });
   return {in_format(out.tensor, suggested, w.rank), in_format(offsets.tensor, suggested, w.rank)};
 }

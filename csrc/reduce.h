@@ -2,10 +2,10 @@
 //
 // A reduction says what becomes of the cells of a window. It is applied to whole rows at once: fold
 // combines source rows element by element into an accumulator row, in order. Values of a row are
-// contiguous (or have a fixed step) and never interact, so the compiler makes SIMD code of the loop; up
-// to four sources are combined in registers before the accumulator is touched again. All rows of a
-// strip go in one call, and rows without gaps between them as one long row: planes of 7 x 7 would
-// otherwise spend their time on loop ends.
+// contiguous (or have a fixed step) and never interact, so the compiler makes SIMD code of the
+// loop; up to four sources are combined in registers before the accumulator is touched again. All
+// rows of a strip go in one call, and rows without gaps between them as one long row: planes of 7 x
+// 7 would otherwise spend their time on loop ends.
 #pragma once
 
 #include <algorithm>
@@ -15,7 +15,8 @@
 
 #include "values.h"
 
-// The loop's rows do not overlap: no need to look for overlaps when it runs (gcc gives up at ten pairs).
+// The loop's rows do not overlap: no need to look for overlaps when it runs (gcc gives up at ten
+// pairs).
 #ifdef __clang__
 #define POOLKIT_INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
 #else
@@ -33,16 +34,17 @@ using Unsigned = std::conditional_t<
     Bytes == 1, uint8_t,
     std::conditional_t<Bytes == 2, uint16_t, std::conditional_t<Bytes == 4, uint32_t, uint64_t>>>;
 
-// The maximum. With Small- or LargeOffset it also carries the number of the winning tap, in a lane as wide as
-// the value: comparisons of mixed widths would not become SIMD code.
+// The maximum. With Small- or LargeOffset it also carries the number of the winning tap, in a lane
+// as wide as the value: comparisons of mixed widths would not become SIMD code.
 template <class T, class Offset>
 struct Max {
   using Element = T;
   using Value = T;
   static constexpr bool kOffsets = !std::is_same_v<Offset, NoOffset>;
   static constexpr int kBytes = std::is_same_v<Offset, LargeOffset> ? 4 : 1;
-  using Lane = std::conditional_t<
-      kOffsets, Unsigned<(int(sizeof(T)) > kBytes ? int(sizeof(T)) : kBytes)>, NoOffset>;
+  using Lane =
+      std::conditional_t<kOffsets, Unsigned<(int(sizeof(T)) > kBytes ? int(sizeof(T)) : kBytes)>,
+                         NoOffset>;
   static T combine(T best, T v) { return beats(v, best) ? v : best; }
 };
 
@@ -73,8 +75,8 @@ struct Shape {
   int64_t first = 0;    // the row to begin with
 };
 
-// K numbers the sources. Packs and not loops over them: the compiler must see separate pointers, and
-// straight code between them, to make SIMD code of the loop over i.
+// K numbers the sources. Packs and not loops over them: the compiler must see separate pointers,
+// and straight code between them, to make SIMD code of the loop over i.
 template <class R, bool Init, bool Sub, int Step, size_t... K>
 void fold_some(const Source<R>* s, typename R::Value* to, typename R::Lane* to_at,
                const Shape& shape, std::index_sequence<K...>) {
@@ -153,21 +155,20 @@ void fold(int64_t count, const F& source, typename R::Value* acc, typename R::La
       fold_exactly<R, false, 0>(count, source, acc, at, s);
     }
   };
-  if (shape.rows == 1 ||
-      (shape.from_pitch == shape.n * shape.step && shape.to_pitch == shape.n)) {
+  if (shape.rows == 1 || (shape.from_pitch == shape.n * shape.step && shape.to_pitch == shape.n)) {
     shape.n *= shape.rows, shape.rows = 1;  // rows without gaps are one long row
     return run(shape);
   }
-  // Loops over whole registers alone are several times faster on short rows. So where a row may spill
-  // into the next, which is written later, all rows but the last few are rounded up to registers. (Not
-  // with more than four sources, when the accumulator may be read back.)
+  // Loops over whole registers alone are several times faster on short rows. So where a row may
+  // spill into the next, which is written later, all rows but the last few are rounded up to
+  // registers. (Not with more than four sources, when the accumulator may be read back.)
   constexpr int64_t kLanes = 64 / int64_t(sizeof(typename R::Value));
-  // (Loads of every second value read one register ahead, so gcc leaves the last value to the loop's end.)
+  // (Loads of every second value read one register ahead, so gcc leaves the last value to the
+  // loop's end.)
   const int64_t spill = (kLanes - shape.n % kLanes) % kLanes + (shape.step == 2);
   if (shape.spills && spill > 0 && count <= 4 && shape.step <= 2) {
-    const int64_t exact =
-        std::max((spill + shape.to_pitch - 1) / shape.to_pitch,
-                 (spill * shape.step + shape.from_pitch - 1) / shape.from_pitch);
+    const int64_t exact = std::max((spill + shape.to_pitch - 1) / shape.to_pitch,
+                                   (spill * shape.step + shape.from_pitch - 1) / shape.from_pitch);
     if (exact < shape.rows) {
       Shape whole = shape;
       whole.n += spill;
@@ -179,10 +180,11 @@ void fold(int64_t count, const F& source, typename R::Value* acc, typename R::La
   run(shape);
 }
 
-// ---- one long run of cells to one value -----------------------------------------------------------
+// ---- one long run of cells to one value
+// -----------------------------------------------------------
 
-// The tap that wins among n >= 1 cells: the last NaN, or else the first maximum. The first pass finds
-// the greatest value in independent lanes, the second finds where it is.
+// The tap that wins among n >= 1 cells: the last NaN, or else the first maximum. The first pass
+// finds the greatest value in independent lanes, the second finds where it is.
 template <class T>
 int64_t winner(const T* p, int64_t n) {
   constexpr int kLanes = 64 / int(sizeof(T));

@@ -1,13 +1,13 @@
 // The two adjoints on saved offsets: pick reads the cells that won, scatter adds gradients there.
 //
-// scatter, for one input row: for every output row that may name it, top to bottom, and for every tap
-// along the row, the gradient is kept where the offset equals that tap and is 0 elsewhere: a compare
-// with a constant, no index arithmetic, SIMD (backward.h has a drawing). Every cell is written once,
-// and its contributions are added in row-major order of the outputs, starting from 0: torch's bits, for
-// any number of threads.
+// scatter, for one input row: for every output row that may name it, top to bottom, and for every
+// tap along the row, the gradient is kept where the offset equals that tap and is 0 elsewhere: a
+// compare with a constant, no index arithmetic, SIMD (backward.h has a drawing). Every cell is
+// written once, and its contributions are added in row-major order of the outputs, starting from 0:
+// torch's bits, for any number of threads.
 //
-// Windows that overlap so much that this would cost more than it saves, and adaptive ones, go plane by
-// plane instead: each output adds its gradient to the one cell that it names.
+// Windows that overlap so much that this would cost more than it saves, and adaptive ones, go plane
+// by plane instead: each output adds its gradient to the one cell that it names.
 #include <memory>
 #include <vector>
 
@@ -17,7 +17,8 @@
 namespace poolkit {
 namespace {
 
-// ---- row by row ----------------------------------------------------------------------------------
+// ---- row by row
+// ----------------------------------------------------------------------------------
 
 // acc[i] += (offsets[i] == tap) ? g[i] : 0
 template <class V, class L>
@@ -55,15 +56,16 @@ void scatter_rows(const T* g, const Offset* offsets, T* out, const Window& w, in
   });
 }
 
-// Channels-last: the cells of one input row, each a run of channels. Sums of half types need a buffer
-// of wider values, one block of channels at a time.
+// Channels-last: the cells of one input row, each a run of channels. Sums of half types need a
+// buffer of wider values, one block of channels at a time.
 template <class T, class Offset>
 void scatter_runs(const T* g, const Offset* offsets, T* out, const Window& w, int64_t planes,
                   int64_t run) {
   using V = Wide<T>;
   constexpr int64_t kBlock = 256;
   const int64_t rows = w.d.size * w.h.size;
-  const int64_t cost = w.w.size * run * (1 + w.w.kernel / w.w.stride) * (1 + w.h.kernel / w.h.stride);
+  const int64_t cost =
+      w.w.size * run * (1 + w.w.kernel / w.w.stride) * (1 + w.h.kernel / w.h.stride);
   const Axis& a = w.w;
   parallel(planes * rows, cost, [&](int64_t item, int64_t end) {
     V sum[kBlock];
@@ -94,7 +96,8 @@ void scatter_runs(const T* g, const Offset* offsets, T* out, const Window& w, in
   });
 }
 
-// ---- output by output ----------------------------------------------------------------------------
+// ---- output by output
+// ----------------------------------------------------------------------------
 
 // The cell that an offset names, or -1: offsets come back from Python and are not trusted.
 class Cells {
@@ -131,8 +134,8 @@ void for_cells(const Offset* offsets, const Window& w, int64_t run, int64_t firs
   }
 }
 
-// Plane by plane: how far the cell of each offset is from the first cell of its window. What is no tap
-// of the window counts as its first: offsets come back from Python and are not trusted.
+// Plane by plane: how far the cell of each offset is from the first cell of its window. What is no
+// tap of the window counts as its first: offsets come back from Python and are not trusted.
 template <class Offset>
 class Distances {
  public:
@@ -143,8 +146,10 @@ class Distances {
     }
   }
   int64_t operator[](Offset offset) const {
-    if constexpr (sizeof(Offset) <= 2) return table_[offset];
-    else return offset < 0 || offset >= w_.taps() ? 0 : distance(offset);
+    if constexpr (sizeof(Offset) <= 2)
+      return table_[offset];
+    else
+      return offset < 0 || offset >= w_.taps() ? 0 : distance(offset);
   }
 
  private:
@@ -198,8 +203,8 @@ void scatter_plane(const T* g, const Offset* offsets, Wide<T>* sum, const Window
 
 // `n` channels of a channels-last plane, whose cells are `step` apart in `sum` and `run` in g.
 template <class T, class Offset>
-void scatter_channels(const T* g, const Offset* offsets, Wide<T>* sum, int64_t step, const Window& w,
-                      int64_t run, int64_t n, const Distances<Offset>& distances) {
+void scatter_channels(const T* g, const Offset* offsets, Wide<T>* sum, int64_t step,
+                      const Window& w, int64_t run, int64_t n, const Distances<Offset>& distances) {
   using V = Wide<T>;
   using L = Unsigned<(sizeof(V) > sizeof(Offset) ? sizeof(V) : sizeof(Offset))>;
   constexpr int64_t kBlock = 128;
@@ -255,8 +260,10 @@ void scatter_planes(const T* g, const Offset* offsets, T* out, const Window& w, 
       T* const to = out + plane * cells * run + c0;
       V* sum;
       int64_t step = run;
-      if constexpr (kConverts) sum = sums.get(), step = width;
-      else sum = to;
+      if constexpr (kConverts)
+        sum = sums.get(), step = width;
+      else
+        sum = to;
       if (run == 1)
         scatter_plane(g + first, offsets + first, sum, w, distances, corners);
       else
@@ -268,7 +275,8 @@ void scatter_planes(const T* g, const Offset* offsets, T* out, const Window& w, 
   });
 }
 
-// ---- operators -----------------------------------------------------------------------------------
+// ---- operators
+// -----------------------------------------------------------------------------------
 
 Tensor scatter(const Tensor& g, const Tensor& offsets, std::vector<int64_t> window) {
   const Window w(window);
@@ -278,8 +286,8 @@ Tensor scatter(const Tensor& g, const Tensor& offsets, std::vector<int64_t> wind
   const bool runs = has_channel_run(w.channels_last, g.dim(), w.rank);
   const Planes in = dense(g, runs, w.rank), at = dense(offsets, runs, w.rank);
   Planes out = empty_planes(g, w.in, w.rank, runs, g.scalar_type());
-  // Row by row pays where every cell belongs to one window and rows are long, or where there are too few
-  // planes to keep the threads busy otherwise.
+  // Row by row pays where every cell belongs to one window and rows are long, or where there are
+  // too few planes to keep the threads busy otherwise.
   const int64_t threads = torch::stable::get_num_threads();
   const bool adaptive = w.d.adaptive() || w.h.adaptive() || w.w.adaptive();
   const bool possible = !adaptive && w.w.stride <= kMaxPhases && outputs_per_cell(w) <= 32;

@@ -1,11 +1,11 @@
 // Every operator's schema: the contract between Python and C++ on one page.
 //
 // `window` is a packed window (src/poolkit/window.py). Operators come in adjoint pairs: scatter is
-// pick's derivative and the other way round, avg_pool_backward is avg_pool's; no other derivative is
-// needed, of any order. No operator has an optional argument or return: boxing them costs time.
+// pick's derivative and the other way round, avg_pool_backward is avg_pool's; no other derivative
+// is needed, of any order. No operator has an optional argument or return: boxing them costs time.
 //
-// Each has two overloads of one kernel. Sizes that may be symbolic need SymInt[], whose conversion from
-// Python costs a quarter of a microsecond per integer; `ints` is what an eager call uses.
+// Each has two overloads of one kernel. Sizes that may be symbolic need SymInt[], whose conversion
+// from Python costs a quarter of a microsecond per integer; `ints` is what an eager call uses.
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(poolkit, m) {

@@ -19,8 +19,8 @@ using torch::headeronly::MemoryFormat;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// Whether the strides order the axes as channels-last does: torch's suggest_memory_format, which the
-// stable ABI lacks. Ambiguous strides (C == 1 or H == W == 1) must be read as torch reads them.
+// Whether the strides order the axes as channels-last does: torch's suggest_memory_format, which
+// the stable ABI lacks. Ambiguous strides (C == 1 or H == W == 1) must be read as torch reads them.
 inline bool suggests_channels_last(const Tensor& t) {
   const int64_t dim = t.dim();
   if (dim != 4 && dim != 5) return false;

@@ -1,8 +1,8 @@
 // The values a kernel meets: how they compare, how they add up, how they are stored.
 //
-// Half types are handled as their 16 bits. Maxima never leave the bits (no conversion, 32 lanes to a
-// 512-bit register); sums widen to float. Every function here is branch-free, so that plain loops over
-// rows become SIMD code.
+// Half types are handled as their 16 bits. Maxima never leave the bits (no conversion, 32 lanes to
+// a 512-bit register); sums widen to float. Every function here is branch-free, so that plain loops
+// over rows become SIMD code.
 #pragma once
 
 #include <torch/headeronly/core/ScalarType.h>
@@ -22,7 +22,8 @@ enum class BFloat16 : int16_t {};
 template <class T>
 constexpr bool is_half = std::is_same_v<T, Half> || std::is_same_v<T, BFloat16>;
 
-// ---- order ---------------------------------------------------------------------------------------
+// ---- order
+// ---------------------------------------------------------------------------------------
 
 template <class T>
 constexpr int16_t kInfinity = std::is_same_v<T, Half> ? 0x7c00 : 0x7f80;
@@ -49,8 +50,9 @@ int16_t order_key(T v) {
   return is_nan(v) ? kNanKey : number;
 }
 
-// Whether v takes the place of the maximum so far: it is greater, or it is NaN. Applied in row-major
-// order this keeps the first of equal values (zeros of either sign are equal) and the last NaN.
+// Whether v takes the place of the maximum so far: it is greater, or it is NaN. Applied in
+// row-major order this keeps the first of equal values (zeros of either sign are equal) and the
+// last NaN.
 template <class T>
 bool beats(T v, T best) {
   if constexpr (is_half<T>) {
@@ -72,11 +74,10 @@ T lowest() {
     return std::numeric_limits<T>::lowest();
 }
 
-// ---- widening ------------------------------------------------------------------------------------
+// ---- widening
+// ------------------------------------------------------------------------------------
 
-inline float widen(BFloat16 v) {
-  return std::bit_cast<float>(uint32_t(uint16_t(v)) << 16);
-}
+inline float widen(BFloat16 v) { return std::bit_cast<float>(uint32_t(uint16_t(v)) << 16); }
 
 inline float widen(Half v) {
   // Shift exponent and mantissa into place, then scale by 2^112 to mend the exponent's bias; the
@@ -103,7 +104,8 @@ void widen_values(const T* __restrict from, Wide<T>* __restrict to, int64_t n) {
   for (int64_t i = 0; i < n; ++i) to[i] = widen(from[i]);
 }
 
-// ---- rounding to nearest even -----------------------------------------------------------------------
+// ---- rounding to nearest even
+// -----------------------------------------------------------------------
 
 template <class T>
 T narrow(Wide<T> v) {
@@ -124,15 +126,16 @@ inline Half narrow<Half>(float v) {
   // Normal results: rebias the exponent and round the thirteen lost bits to nearest even.
   const uint32_t normal = (magnitude - (112u << 23) + 0xfff + ((magnitude >> 13) & 1)) >> 13;
   // Below 2^-14 the adder rounds: next to 0.5 a float's last place is a half denormal's.
-  const uint32_t tiny =
-      std::bit_cast<uint32_t>(std::bit_cast<float>(magnitude) + 0.5f) - std::bit_cast<uint32_t>(0.5f);
+  const uint32_t tiny = std::bit_cast<uint32_t>(std::bit_cast<float>(magnitude) + 0.5f) -
+                        std::bit_cast<uint32_t>(0.5f);
   const uint32_t finite = magnitude < (113u << 23) ? tiny : normal;
   const uint32_t huge = magnitude > 0x7f800000u ? 0x7e00u : 0x7c00u;
   const uint32_t half = magnitude >= (143u << 23) ? huge : finite;
   return Half(int16_t(half | (bits >> 16 & 0x8000)));
 }
 
-// ---- dispatch --------------------------------------------------------------------------------------
+// ---- dispatch
+// --------------------------------------------------------------------------------------
 
 // Call f.template operator()<T>() with the element type of `dtype`; bool is stored and ordered as a
 // byte. `Wanted` lists the kinds an operator has.
@@ -142,27 +145,35 @@ template <int Wanted, class F>
 auto dispatch(torch::headeronly::ScalarType dtype, const char* name, const F& f) {
   using enum torch::headeronly::ScalarType;
   switch (dtype) {
-    case Float: return f.template operator()<float>();
-    case Double: return f.template operator()<double>();
-    case Half: return f.template operator()<poolkit::Half>();
-    case BFloat16: return f.template operator()<poolkit::BFloat16>();
+    case Float:
+      return f.template operator()<float>();
+    case Double:
+      return f.template operator()<double>();
+    case Half:
+      return f.template operator()<poolkit::Half>();
+    case BFloat16:
+      return f.template operator()<poolkit::BFloat16>();
     case Long:
       if constexpr (Wanted & kInt64) return f.template operator()<int64_t>();
       break;
     case Int:
-      if constexpr ((Wanted & kAllIntegers) == kAllIntegers) return f.template operator()<int32_t>();
+      if constexpr ((Wanted & kAllIntegers) == kAllIntegers)
+        return f.template operator()<int32_t>();
       break;
     case Short:
-      if constexpr ((Wanted & kAllIntegers) == kAllIntegers) return f.template operator()<int16_t>();
+      if constexpr ((Wanted & kAllIntegers) == kAllIntegers)
+        return f.template operator()<int16_t>();
       break;
     case Char:
       if constexpr ((Wanted & kAllIntegers) == kAllIntegers) return f.template operator()<int8_t>();
       break;
     case Byte:
     case Bool:
-      if constexpr ((Wanted & kAllIntegers) == kAllIntegers) return f.template operator()<uint8_t>();
+      if constexpr ((Wanted & kAllIntegers) == kAllIntegers)
+        return f.template operator()<uint8_t>();
       break;
-    default: break;
+    default:
+      break;
   }
   STD_TORCH_CHECK(false, name, ": no kernel for this dtype");
 }

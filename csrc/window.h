@@ -1,7 +1,7 @@
 // Which cells belong to which output: the only C++ copy of the geometry.
 //
-// Sizes arrive worked out (src/poolkit/window.py); here an output and a tap are only mapped to a cell.
-// Every window of 1, 2 or 3 axes becomes one of (D, H, W) with leading axes of extent 1.
+// Sizes arrive worked out (src/poolkit/window.py); here an output and a tap are only mapped to a
+// cell. Every window of 1, 2 or 3 axes becomes one of (D, H, W) with leading axes of extent 1.
 #pragma once
 
 #include <torch/headeronly/util/Exception.h>
@@ -19,9 +19,7 @@ struct Axis {
 
   bool adaptive() const { return stride == 0; }
 
-  int64_t start(int64_t i) const {
-    return adaptive() ? share(i, size, out) : i * stride - before;
-  }
+  int64_t start(int64_t i) const { return adaptive() ? share(i, size, out) : i * stride - before; }
   // First tap that is a real cell, and one past the last: taps in [first(i), last(i)) are real.
   int64_t first(int64_t i) const {
     const int64_t a = start(i);
@@ -61,11 +59,13 @@ struct Axis {
   }
   // Every output is one cell: the axis might as well not be there.
   bool identity() const { return kernel == 1 && stride == 1 && before == 0 && out == size; }
-  // The windows cut the axis into equal parts, so that planes one below the other are one tall plane.
+  // The windows cut the axis into equal parts, so that planes one below the other are one tall
+  // plane.
   bool tiles() const {
     return !adaptive() && before == 0 && extent() <= stride && size == out * stride;
   }
-  // One output that holds every cell, with no padding around: the axis can join its inner neighbour.
+  // One output that holds every cell, with no padding around: the axis can join its inner
+  // neighbour.
   bool whole() const {
     return out == 1 && kernel == size && before == 0 && after == 0 && dilation == 1;
   }
@@ -90,11 +90,11 @@ struct Axis {
 
 struct Window {
   Axis d, h, w;
-  int rank = 0;               // spatial axes of the tensor
-  bool channels_last = false; // the format of a backward kernel's result
+  int rank = 0;                // spatial axes of the tensor
+  bool channels_last = false;  // the format of a backward kernel's result
   bool include_pad = true;
-  int64_t divisor = 0;        // 0: the number of taps
-  int64_t in[3], out[3];      // extents as the tensor has them, outermost first
+  int64_t divisor = 0;    // 0: the number of taps
+  int64_t in[3], out[3];  // extents as the tensor has them, outermost first
 
   explicit Window(const std::vector<int64_t>& packed) {
     STD_TORCH_CHECK(packed.size() == 9 || packed.size() == 16 || packed.size() == 23,
@@ -110,7 +110,11 @@ struct Window {
       STD_TORCH_CHECK(axis.size > 0 && axis.out >= 0 && axis.kernel > 0 && axis.stride >= 0 &&
                           axis.before >= 0 && axis.after >= 0 && axis.dilation > 0,
                       "poolkit: a packed window has impossible fields at axis ", i);
-      *axes[3 - rank + i] = axis;
+      taps_ *= axis.kernel;
+      *axes[3 - rank + i] =
+          axis.adaptive() && axis.out > 0 && axis.size % axis.out == 0
+              ? Axis{axis.size, axis.out, axis.size / axis.out, axis.size / axis.out, 0, 0, 1}
+              : axis;
       in[i] = axis.size;
       out[i] = axis.out;
     }
@@ -120,10 +124,14 @@ struct Window {
   int64_t cells() const { return d.size * h.size * w.size; }
   int64_t outputs() const { return d.out * h.out * w.out; }
   int64_t taps() const { return d.kernel * h.kernel * w.kernel; }
+  // The taps that Python reckons with: what the type of offsets depends on.
+  int64_t packed_taps() const { return taps_; }
   // Global pooling, after its axes have joined.
   bool is_one_row() const { return w.whole() && h.whole() && d.whole(); }
 
  private:
+  int64_t taps_ = 1;
+
   // Cells of a whole plane lie in one run, so global pooling is pooling of one long row.
   void join_whole_axes() {
     for (Axis* outer : {&h, &d}) {

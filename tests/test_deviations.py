@@ -1,4 +1,4 @@
-"""Every deliberate difference from torch: torch still differs, and poolkit does what the table says."""
+"""Every deliberate difference from torch: torch still differs, poolkit does what is said."""
 
 import subprocess
 import sys

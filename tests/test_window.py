@@ -39,8 +39,8 @@ def cells(axis, i):
 
 
 def brute_size(size, kernel, stride, before, after, dilation, ceil):
-    """Windows are counted one by one: those that fit, and in ceil mode one that hangs over the end, but
-    then none that starts behind the input."""
+    """Windows are counted one by one: those that fit, and in ceil mode one that hangs over the
+    end, but then none that starts behind the input."""
     extent, end = dilation * (kernel - 1) + 1, size + after
     count, start = 0, -before
     while start + extent <= end or (ceil and start + extent < end + stride):
@@ -106,8 +106,8 @@ def test_ceil_rescues_a_negative_size():
 @fixed_examples
 @given(st.integers(1, 30), st.integers(0, 40))
 def test_adaptive(size, out):
-    """Windows [floor(iL/O), ceil((i+1)L/O)): as a fixed axis where that is one, else marked by stride 0;
-    the kernel bounds their length."""
+    """Windows [floor(iL/O), ceil((i+1)L/O)): as a fixed axis where that is one, else marked by
+    stride 0; the kernel bounds their length."""
     a = W.adaptive("f", 1, (1, 1, size), out, True).axes[0]
     assert (a.size, a.out) == (size, out)
     for i in range(out):
@@ -211,7 +211,7 @@ GOOD = [
     (torch.Size([2, 3]), (2, 3)),
 ]
 BAD = [True, 2.0, "2", None, (), (2, 3, 4), (2, True), (2, 2.0), (2, None), 0, -1, (2, 0), 2**63,
-       torch.tensor(2.5), np.float64(2), np.bool_(True), ((2, 2), (2, 2)), object(), {2: 3}]  # fmt: skip
+       torch.tensor(2.5), np.float64(2), np.bool_(True), ((2, 2), (2, 2)), ..., {2: 3}]  # fmt: skip
 
 
 @pytest.mark.parametrize(("given", "wanted"), GOOD)
@@ -223,7 +223,7 @@ def test_ints(given, wanted):
 @pytest.mark.parametrize("bad", BAD, ids=repr)
 @pytest.mark.parametrize("name", ["kernel_size", "stride", "dilation"])
 def test_bad_ints(bad, name):
-    if name == "stride" and (bad is None or isinstance(bad, tuple) and not bad):
+    if name == "stride" and (bad is None or (isinstance(bad, tuple) and not bad)):
         return  # these mean the kernel size
     x = torch.zeros(1, 1, 6, 6)
     arguments = {"kernel_size": 2, "stride": 1, "dilation": 1, name: bad}
@@ -247,7 +247,16 @@ def test_bad_padding(bad):
 
 def test_padding_forms():
     wanted = ((1, 1), (1, 1))
-    for form in (1, (1,), (1, 1), [1, 1], ((1, 1), (1, 1)), [(1, 1)], [[1, 1], [1, 1]], np.int64(1)):
+    for form in (
+        1,
+        (1,),
+        (1, 1),
+        [1, 1],
+        ((1, 1), (1, 1)),
+        [(1, 1)],
+        [[1, 1], [1, 1]],
+        np.int64(1),
+    ):
         assert W.normalise_padding("f", form, 2) == wanted, form
     assert W.normalise_padding("f", "valid", 2) == ((0, 0), (0, 0))
     assert W.normalise_padding("f", (1, 2), 2) == ((1, 1), (2, 2))
@@ -255,7 +264,7 @@ def test_padding_forms():
 
 @pytest.mark.parametrize("shape", [(), (4,), (4, 4), (1, 1, 1, 4, 4), (1, 1, 0, 4), (1, 0, 4, 4)])
 def test_bad_shapes(shape):
-    with pytest.raises(ArgumentError, match="max_pool2d: .*got"):
+    with pytest.raises(ArgumentError, match=r"max_pool2d: .*got"):
         F.max_pool2d(torch.zeros(shape), 2)
 
 
@@ -278,7 +287,8 @@ def test_errors_are_those_of_torch_too():
 
 
 anything = st.one_of(
-    st.integers(-3, 6), st.sampled_from(HUGE), st.booleans(), st.floats(), st.none(), st.text(max_size=3),
+    st.integers(-3, 6), st.sampled_from(HUGE), st.booleans(), st.floats(), st.none(),
+    st.text(max_size=3),
     st.lists(st.one_of(st.integers(-2, 6), st.sampled_from(HUGE), st.none()), max_size=4),
     st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), max_size=3),
 )  # fmt: skip
@@ -295,7 +305,7 @@ def test_nothing_crashes(shape, kernel, stride, padding, dilation, ceil, family,
     try:
         y = function(torch.zeros(shape), kernel, stride, padding, dilation=dilation, ceil_mode=ceil)
     except ArgumentError as error:
-        assert str(error).startswith(f"{family}{rank}d: ")
+        assert str(error).startswith(f"{family}{rank}d: ")  # noqa: PT017  no error is fine too
     else:
         assert y.dim() == len(shape)
 

@@ -1,4 +1,4 @@
-"""poolkit: pooling and downsampling for PyTorch, with torch's names and results, at memory speed."""
+"""Pooling and downsampling for PyTorch, with torch's names and results, at memory speed."""
 
 from typing import Any
 

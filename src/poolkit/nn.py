@@ -1,8 +1,8 @@
 """Pooling modules with the names and arguments of `torch.nn`, computed by `poolkit.functional`.
 
 Each subclasses the stock module: `isinstance(m, torch.nn.MaxPool2d)`, `repr` and state dicts keep
-working. Arguments that torch lacks are keyword-only. One mixin per family holds what its three ranks
-share; a class at the end of this file only names the stock module and the function.
+working. Arguments that torch lacks are keyword-only. One mixin per family holds what its three
+ranks share; a class at the end of this file only names the stock module and the function.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,11 +13,11 @@ from torch import Tensor
 
 from . import functional as F
 from .functional.common import check_mode
-from .functional.max import Sizes
 from .functional.unpool import check_duplicates
 from .window import Ints, Padding, normalise_padding
 
 _DEFAULTS = {
+    "padding": 0,
     "dilation": 1,
     "divisor_override": None,
     "padding_mode": "zeros",
@@ -32,6 +32,7 @@ class _Pool(torch.nn.Module):
     _function: ClassVar[Callable[..., Any]]
     _rank: ClassVar[int]
     _own: ClassVar[tuple[str, ...]] = ()
+    padding: Any  # wider than any stock class has it
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -40,11 +41,15 @@ class _Pool(torch.nn.Module):
             cls._rank = int(name[-2])
             cls.__doc__ = f"""The module of :func:`poolkit.functional.{name}`.
 
+    The constructor takes what is no tensor, in the order of ``torch.nn``.
+
     {cls._function.__doc__}"""
 
     def _kept(self, padding: Padding) -> Padding:
         # Checked now, and kept as given: the stock constructors would turn "same" into its letters.
         normalise_padding(type(self).__name__, padding, self._rank)
+        if isinstance(padding, int) and isinstance(getattr(self, "padding", 0), tuple):
+            return (padding,) * self._rank  # some of them make a tuple of an int, of 0 just now
         return padding
 
     def extra_repr(self) -> str:
@@ -55,7 +60,7 @@ class _Pool(torch.nn.Module):
 
 
 class _Max(_Pool):
-    _own = ("padding_mode",)
+    _own: ClassVar[tuple[str, ...]] = ("padding_mode",)
 
     def __init__(
         self,
@@ -68,20 +73,21 @@ class _Max(_Pool):
         *,
         padding_mode: str = "zeros",
     ) -> None:
-        super().__init__(kernel_size, stride, 0, dilation, return_indices, ceil_mode)  # type: ignore[call-arg]
+        super().__init__(kernel_size, stride, 0, dilation, return_indices, ceil_mode)
         check_mode(type(self).__name__, padding_mode)
         self.padding = self._kept(padding)
         self.padding_mode = padding_mode
 
     def forward(self, input: Tensor) -> Any:
-        return type(self)._function(
+        return self._function(
             input, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode,
             self.return_indices, padding_mode=self.padding_mode,
         )  # fmt: skip
 
 
 class _Avg(_Pool):
-    _own = ("dilation", "padding_mode")
+    _function: ClassVar[Callable[..., Tensor]]
+    _own: ClassVar[tuple[str, ...]] = ("dilation", "padding_mode")
 
     def __init__(
         self,
@@ -95,7 +101,7 @@ class _Avg(_Pool):
         dilation: Ints = 1,
         padding_mode: str = "zeros",
     ) -> None:
-        super().__init__(kernel_size, stride, 0, ceil_mode, count_include_pad)  # type: ignore[call-arg]
+        super().__init__(kernel_size, stride, 0, ceil_mode, count_include_pad)
         check_mode(type(self).__name__, padding_mode)
         self.padding = self._kept(padding)
         self.divisor_override = divisor_override
@@ -103,7 +109,7 @@ class _Avg(_Pool):
         self.padding_mode = padding_mode
 
     def forward(self, input: Tensor) -> Tensor:
-        return type(self)._function(  # type: ignore[no-any-return]
+        return self._function(
             input, self.kernel_size, self.stride, self.padding, self.ceil_mode,
             self.count_include_pad, divisor_override=self.divisor_override,
             dilation=self.dilation, padding_mode=self.padding_mode,
@@ -111,7 +117,7 @@ class _Avg(_Pool):
 
 
 class _Avg1d(_Avg):
-    _own = ("divisor_override", "dilation", "padding_mode")
+    _own: ClassVar[tuple[str, ...]] = ("divisor_override", "dilation", "padding_mode")
 
     def __init__(
         self,
@@ -132,7 +138,8 @@ class _Avg1d(_Avg):
 
 
 class _LP(_Pool):
-    _own = ("padding", "dilation", "absolute")
+    _function: ClassVar[Callable[..., Tensor]]
+    _own: ClassVar[tuple[str, ...]] = ("padding", "dilation", "absolute")
 
     def __init__(
         self,
@@ -145,13 +152,13 @@ class _LP(_Pool):
         dilation: Ints = 1,
         absolute: bool = False,
     ) -> None:
-        super().__init__(norm_type, kernel_size, stride, ceil_mode)  # type: ignore[call-arg]
+        super().__init__(norm_type, kernel_size, stride, ceil_mode)
         self.padding = self._kept(padding)
         self.dilation = dilation
         self.absolute = absolute
 
     def forward(self, input: Tensor) -> Tensor:
-        return type(self)._function(  # type: ignore[no-any-return]
+        return self._function(
             input, self.norm_type, self.kernel_size, self.stride, self.ceil_mode,
             padding=self.padding, dilation=self.dilation, absolute=self.absolute,
         )  # fmt: skip
@@ -159,28 +166,32 @@ class _LP(_Pool):
 
 class _AdaptiveMax(_Pool):
     def forward(self, input: Tensor) -> Any:
-        return type(self)._function(input, self.output_size, self.return_indices)
+        return self._function(input, self.output_size, self.return_indices)
 
 
 class _AdaptiveAvg(_Pool):
+    _function: ClassVar[Callable[..., Tensor]]
+
     def forward(self, input: Tensor) -> Tensor:
-        return type(self)._function(input, self.output_size)  # type: ignore[no-any-return]
+        return self._function(input, self.output_size)
 
 
 class _Global(_Pool):
-    _own = ("flatten",)
+    _function: ClassVar[Callable[..., Tensor]]
+    _own: ClassVar[tuple[str, ...]] = ("flatten",)
 
     def __init__(self, *, flatten: bool = False) -> None:
-        super().__init__(1)  # type: ignore[call-arg]
+        super().__init__(1)
         self.flatten = flatten
 
     def forward(self, input: Tensor) -> Tensor:
-        pooled: Tensor = type(self)._function(input)
+        pooled = self._function(input)
         return pooled.flatten(-self._rank - 1) if self.flatten else pooled
 
 
 class _Unpool(_Pool):
-    _own = ("duplicates",)
+    _function: ClassVar[Callable[..., Tensor]]
+    _own: ClassVar[tuple[str, ...]] = ("duplicates",)
 
     def __init__(
         self,
@@ -190,7 +201,7 @@ class _Unpool(_Pool):
         *,
         duplicates: str = "last",
     ) -> None:
-        super().__init__(kernel_size, stride, 0)  # type: ignore[call-arg]
+        super().__init__(kernel_size, stride, 0)
         check_duplicates(type(self).__name__, duplicates)
         self.padding = self._kept(padding)
         self.duplicates = duplicates
@@ -198,7 +209,7 @@ class _Unpool(_Pool):
     def forward(
         self, input: Tensor, indices: Tensor, output_size: Sequence[int] | None = None
     ) -> Tensor:
-        return type(self)._function(  # type: ignore[no-any-return]
+        return self._function(
             input, indices, self.kernel_size, self.stride, self.padding, output_size,
             duplicates=self.duplicates,
         )  # fmt: skip
@@ -215,13 +226,11 @@ class _FractionalMax(_Pool):
         *,
         generator: torch.Generator | None = None,
     ) -> None:
-        super().__init__(  # type: ignore[call-arg]
-            kernel_size, output_size, output_ratio, return_indices, _random_samples
-        )
+        super().__init__(kernel_size, output_size, output_ratio, return_indices, _random_samples)
         self.generator = generator
 
     def forward(self, input: Tensor) -> Any:
-        return type(self)._function(
+        return self._function(
             input, self.kernel_size, self.output_size, self.output_ratio, self.return_indices,
             self._random_samples, generator=self.generator,
         )  # fmt: skip
@@ -247,6 +256,8 @@ class _FractionalPlain(_Pool):
 
 
 class _FractionalAvg(_FractionalPlain):
+    _function: ClassVar[Callable[..., Tensor]]
+
     def __init__(
         self,
         kernel_size: Ints,
@@ -260,7 +271,7 @@ class _FractionalAvg(_FractionalPlain):
         self.generator = generator
 
     def forward(self, input: Tensor) -> Tensor:
-        return type(self)._function(  # type: ignore[no-any-return]
+        return self._function(
             input, self.kernel_size, self.output_size, self.output_ratio, self._random_samples,
             generator=self.generator,
         )  # fmt: skip
@@ -269,124 +280,124 @@ class _FractionalAvg(_FractionalPlain):
 # ---- the classes --------------------------------------------------------------------------------
 
 
-class MaxPool1d(_Max, torch.nn.MaxPool1d):  # type: ignore[misc]
-    _function = F.max_pool1d
+class MaxPool1d(_Max, torch.nn.MaxPool1d):
+    _function = staticmethod(F.max_pool1d)
 
 
-class MaxPool2d(_Max, torch.nn.MaxPool2d):  # type: ignore[misc]
-    _function = F.max_pool2d
+class MaxPool2d(_Max, torch.nn.MaxPool2d):
+    _function = staticmethod(F.max_pool2d)
 
 
-class MaxPool3d(_Max, torch.nn.MaxPool3d):  # type: ignore[misc]
-    _function = F.max_pool3d
+class MaxPool3d(_Max, torch.nn.MaxPool3d):
+    _function = staticmethod(F.max_pool3d)
 
 
-class AvgPool1d(_Avg1d, torch.nn.AvgPool1d):  # type: ignore[misc]
-    _function = F.avg_pool1d
+class AvgPool1d(_Avg1d, torch.nn.AvgPool1d):
+    _function = staticmethod(F.avg_pool1d)
 
 
-class AvgPool2d(_Avg, torch.nn.AvgPool2d):  # type: ignore[misc]
-    _function = F.avg_pool2d
+class AvgPool2d(_Avg, torch.nn.AvgPool2d):
+    _function = staticmethod(F.avg_pool2d)
 
 
-class AvgPool3d(_Avg, torch.nn.AvgPool3d):  # type: ignore[misc]
-    _function = F.avg_pool3d
+class AvgPool3d(_Avg, torch.nn.AvgPool3d):
+    _function = staticmethod(F.avg_pool3d)
 
 
-class LPPool1d(_LP, torch.nn.LPPool1d):  # type: ignore[misc]
-    _function = F.lp_pool1d
+class LPPool1d(_LP, torch.nn.LPPool1d):
+    _function = staticmethod(F.lp_pool1d)
 
 
-class LPPool2d(_LP, torch.nn.LPPool2d):  # type: ignore[misc]
-    _function = F.lp_pool2d
+class LPPool2d(_LP, torch.nn.LPPool2d):
+    _function = staticmethod(F.lp_pool2d)
 
 
-class LPPool3d(_LP, torch.nn.LPPool3d):  # type: ignore[misc]
-    _function = F.lp_pool3d
+class LPPool3d(_LP, torch.nn.LPPool3d):
+    _function = staticmethod(F.lp_pool3d)
 
 
-class AdaptiveMaxPool1d(_AdaptiveMax, torch.nn.AdaptiveMaxPool1d):  # type: ignore[misc]
-    _function = F.adaptive_max_pool1d
+class AdaptiveMaxPool1d(_AdaptiveMax, torch.nn.AdaptiveMaxPool1d):
+    _function = staticmethod(F.adaptive_max_pool1d)
 
 
-class AdaptiveMaxPool2d(_AdaptiveMax, torch.nn.AdaptiveMaxPool2d):  # type: ignore[misc]
-    _function = F.adaptive_max_pool2d
+class AdaptiveMaxPool2d(_AdaptiveMax, torch.nn.AdaptiveMaxPool2d):
+    _function = staticmethod(F.adaptive_max_pool2d)
 
 
-class AdaptiveMaxPool3d(_AdaptiveMax, torch.nn.AdaptiveMaxPool3d):  # type: ignore[misc]
-    _function = F.adaptive_max_pool3d
+class AdaptiveMaxPool3d(_AdaptiveMax, torch.nn.AdaptiveMaxPool3d):
+    _function = staticmethod(F.adaptive_max_pool3d)
 
 
-class AdaptiveAvgPool1d(_AdaptiveAvg, torch.nn.AdaptiveAvgPool1d):  # type: ignore[misc]
-    _function = F.adaptive_avg_pool1d
+class AdaptiveAvgPool1d(_AdaptiveAvg, torch.nn.AdaptiveAvgPool1d):
+    _function = staticmethod(F.adaptive_avg_pool1d)
 
 
-class AdaptiveAvgPool2d(_AdaptiveAvg, torch.nn.AdaptiveAvgPool2d):  # type: ignore[misc]
-    _function = F.adaptive_avg_pool2d
+class AdaptiveAvgPool2d(_AdaptiveAvg, torch.nn.AdaptiveAvgPool2d):
+    _function = staticmethod(F.adaptive_avg_pool2d)
 
 
-class AdaptiveAvgPool3d(_AdaptiveAvg, torch.nn.AdaptiveAvgPool3d):  # type: ignore[misc]
-    _function = F.adaptive_avg_pool3d
+class AdaptiveAvgPool3d(_AdaptiveAvg, torch.nn.AdaptiveAvgPool3d):
+    _function = staticmethod(F.adaptive_avg_pool3d)
 
 
-class GlobalMaxPool1d(_Global, torch.nn.AdaptiveMaxPool1d):  # type: ignore[misc]
-    _function = F.global_max_pool1d
+class GlobalMaxPool1d(_Global, torch.nn.AdaptiveMaxPool1d):
+    _function = staticmethod(F.global_max_pool1d)
 
 
-class GlobalMaxPool2d(_Global, torch.nn.AdaptiveMaxPool2d):  # type: ignore[misc]
-    _function = F.global_max_pool2d
+class GlobalMaxPool2d(_Global, torch.nn.AdaptiveMaxPool2d):
+    _function = staticmethod(F.global_max_pool2d)
 
 
-class GlobalMaxPool3d(_Global, torch.nn.AdaptiveMaxPool3d):  # type: ignore[misc]
-    _function = F.global_max_pool3d
+class GlobalMaxPool3d(_Global, torch.nn.AdaptiveMaxPool3d):
+    _function = staticmethod(F.global_max_pool3d)
 
 
-class GlobalAvgPool1d(_Global, torch.nn.AdaptiveAvgPool1d):  # type: ignore[misc]
-    _function = F.global_avg_pool1d
+class GlobalAvgPool1d(_Global, torch.nn.AdaptiveAvgPool1d):
+    _function = staticmethod(F.global_avg_pool1d)
 
 
-class GlobalAvgPool2d(_Global, torch.nn.AdaptiveAvgPool2d):  # type: ignore[misc]
-    _function = F.global_avg_pool2d
+class GlobalAvgPool2d(_Global, torch.nn.AdaptiveAvgPool2d):
+    _function = staticmethod(F.global_avg_pool2d)
 
 
-class GlobalAvgPool3d(_Global, torch.nn.AdaptiveAvgPool3d):  # type: ignore[misc]
-    _function = F.global_avg_pool3d
+class GlobalAvgPool3d(_Global, torch.nn.AdaptiveAvgPool3d):
+    _function = staticmethod(F.global_avg_pool3d)
 
 
-class MaxUnpool1d(_Unpool, torch.nn.MaxUnpool1d):  # type: ignore[misc]
-    _function = F.max_unpool1d
+class MaxUnpool1d(_Unpool, torch.nn.MaxUnpool1d):
+    _function = staticmethod(F.max_unpool1d)
 
 
-class MaxUnpool2d(_Unpool, torch.nn.MaxUnpool2d):  # type: ignore[misc]
-    _function = F.max_unpool2d
+class MaxUnpool2d(_Unpool, torch.nn.MaxUnpool2d):
+    _function = staticmethod(F.max_unpool2d)
 
 
-class MaxUnpool3d(_Unpool, torch.nn.MaxUnpool3d):  # type: ignore[misc]
-    _function = F.max_unpool3d
+class MaxUnpool3d(_Unpool, torch.nn.MaxUnpool3d):
+    _function = staticmethod(F.max_unpool3d)
 
 
 class FractionalMaxPool1d(_FractionalMax, _FractionalPlain):
-    _function = F.fractional_max_pool1d
+    _function = staticmethod(F.fractional_max_pool1d)
 
 
-class FractionalMaxPool2d(_FractionalMax, torch.nn.FractionalMaxPool2d):  # type: ignore[misc]
-    _function = F.fractional_max_pool2d
+class FractionalMaxPool2d(_FractionalMax, torch.nn.FractionalMaxPool2d):
+    _function = staticmethod(F.fractional_max_pool2d)
 
 
-class FractionalMaxPool3d(_FractionalMax, torch.nn.FractionalMaxPool3d):  # type: ignore[misc]
-    _function = F.fractional_max_pool3d
+class FractionalMaxPool3d(_FractionalMax, torch.nn.FractionalMaxPool3d):
+    _function = staticmethod(F.fractional_max_pool3d)
 
 
 class FractionalAvgPool1d(_FractionalAvg):
-    _function = F.fractional_avg_pool1d
+    _function = staticmethod(F.fractional_avg_pool1d)
 
 
 class FractionalAvgPool2d(_FractionalAvg):
-    _function = F.fractional_avg_pool2d
+    _function = staticmethod(F.fractional_avg_pool2d)
 
 
 class FractionalAvgPool3d(_FractionalAvg):
-    _function = F.fractional_avg_pool3d
+    _function = staticmethod(F.fractional_avg_pool3d)
 
 
 __all__ = [

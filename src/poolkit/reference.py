@@ -262,13 +262,14 @@ def max_unpool(
     count = zeros.scatter_add(-1, index, torch.ones_like(index))
     if duplicates == "error" and bool((count > 1).any()):
         raise ArgumentError("max_unpool: an index occurs twice in a plane")
-    if duplicates in ("last", "error"):
+    if duplicates in ("last", "error", "max"):
         order = torch.arange(index.shape[-1], device=x.device).expand(index.shape)
+        if duplicates == "max":  # among equal values, the last
+            most = zeros.to(x.dtype).scatter_reduce(-1, index, values, "amax", include_self=False)
+            most = most.gather(-1, index)
+            order = order.where((values == most) | values.isnan(), -1)
         writer = (zeros - 1).scatter_reduce(-1, index, order, "amax")
         result = values.gather(-1, writer.clamp(min=0)).masked_fill(writer < 0, 0)
-    elif duplicates == "max":
-        empty = zeros.to(x.dtype)
-        result = empty.scatter_reduce(-1, index, values, "amax", include_self=False)
     else:
         wide = _accumulated(values)
         result = zeros.to(wide.dtype).scatter_add(-1, index, wide)

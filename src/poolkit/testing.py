@@ -7,6 +7,7 @@ it.
 
 import functools
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import ModuleType
@@ -16,7 +17,10 @@ import torch
 from torch import Tensor
 from torch._prims_common import suggest_memory_format
 
+import poolkit.functional
+
 from . import reference
+from .errors import ArgumentError, DtypeError
 from .window import Window
 
 HALVES = (torch.float16, torch.bfloat16)
@@ -133,16 +137,22 @@ def assert_average_close(got: Tensor, x: Tensor, window: Window) -> None:
         return
     exact = reference.avg_pool(x.detach().double(), window)
     size = reference.avg_pool(x.detach().double().abs(), window).abs()
-    total = reference.avg_pool(x.detach().double().abs(), Window(window.axes, divisor=1))
-    _assert_within(got, exact, size, total, sum(axis.kernel for axis in window.axes))
+    one = Window(window.axes, divisor=1)
+    total = reference.avg_pool(x.detach().double().abs(), one)
+    finite = reference.avg_pool(x.detach().isfinite().logical_not().double(), one) == 0
+    # A sum of finite numbers may overflow on the way; what it gives then depends on the order.
+    half = x.dtype in HALVES
+    overflows = finite & ~(total < torch.finfo(torch.float32 if half else x.dtype).max)
+    steps = sum(axis.kernel for axis in window.axes)
+    _assert_within(got, exact, size, steps, overflows)
 
 
 def assert_sum_close(got: Tensor, exact: Tensor, size: Tensor, terms: int) -> None:
     """``got`` is ``exact``, a sum of ``terms`` numbers; their absolute values sum to ``size``."""
-    _assert_within(got, exact.double(), size.double(), size.double(), terms)
+    _assert_within(got, exact.double(), size.double(), terms, torch.zeros_like(got).bool())
 
 
-def _assert_within(got: Tensor, exact: Tensor, size: Tensor, total: Tensor, steps: int) -> None:
+def _assert_within(got: Tensor, exact: Tensor, size: Tensor, steps: int, excused: Tensor) -> None:
     assert got.shape == exact.shape, f"{got.shape} is not {exact.shape}"
     info = torch.finfo(got.dtype)
     half = got.dtype in HALVES
@@ -153,9 +163,7 @@ def _assert_within(got: Tensor, exact: Tensor, size: Tensor, total: Tensor, step
         bound = bound + (exact.abs() + bound) * info.eps / 2
     value = got.detach().double()
     finite = exact.isfinite() & size.isfinite()
-    # The sum, or its rounding to a half type, may overflow.
-    most = info.max if not half else torch.finfo(torch.float32).max
-    over = finite & (((exact.abs() + bound) >= info.max) | (total >= most))
+    over = excused | (finite & ((exact.abs() + bound) >= info.max))  # so may its rounding
     same = (value == exact) | (value.isnan() & exact.isnan())
     close = finite & ((value - exact).abs() <= bound)
     wrong = (~(same | close | over)).nonzero()
@@ -181,6 +189,13 @@ def assert_format(got: Tensor, x: Tensor) -> None:
     """``got`` has the memory format that a result of the input ``x`` must have."""
     like = torch.empty(got.shape, device="meta", memory_format=suggest_memory_format(x))
     assert_same_strides(got, like)
+
+
+def assert_close(got: Tensor, expected: Tensor) -> None:
+    """Equal up to what the order of a few additions explains."""
+    tolerance = {torch.float16: 2e-3, torch.bfloat16: 2e-2, torch.float32: 1e-4}
+    most = tolerance.get(got.dtype, 1e-9)
+    torch.testing.assert_close(got, expected, rtol=most, atol=most, equal_nan=True)
 
 
 # ---- dtypes -------------------------------------------------------------------------------------
@@ -309,7 +324,12 @@ class Deviation:
 
 def excused(call: Call, aspect: Aspect) -> bool:
     """Whether :data:`DEVIATIONS` lets this aspect of the call's result differ from torch's."""
-    return any(aspect in d.aspects and d.covers(call) for d in DEVIATIONS)
+    return aspect in excuses(call)
+
+
+def excuses(call: Call) -> set[Aspect]:
+    """What of the call's result :data:`DEVIATIONS` lets differ from torch's."""
+    return {aspect for d in DEVIATIONS if d.aspects and d.covers(call) for aspect in d.aspects}
 
 
 def outcome(example: Callable[[ModuleType], Any], functional: ModuleType) -> Any:
@@ -318,6 +338,76 @@ def outcome(example: Callable[[ModuleType], Any], functional: ModuleType) -> Any
         return example(functional)
     except Exception as error:  # noqa: BLE001  whatever it is, it is the outcome
         return type(error).__name__
+
+
+def compare_with_torch(name: str, x: Tensor, *args: Any, **kwargs: Any) -> None:
+    """Call the functional ``name`` of torch and of poolkit; only what is excused may differ."""
+    compare(
+        call(name, x, *args, **kwargs),
+        lambda x: getattr(torch.nn.functional, name)(x, *args, **kwargs),
+        lambda x: getattr(poolkit.functional, name)(x, *args, **kwargs),
+    )
+
+
+def compare(call: Call, theirs: Callable[[Tensor], Any], ours: Callable[[Tensor], Any]) -> None:
+    """Error or not, dtype, values, indices, strides and gradient of the same call made twice.
+
+    Maxima and their gradients must agree in every bit, sums up to rounding.
+    """
+    may_differ = excuses(call)
+    inputs = [call.input.detach().requires_grad_(call.input.is_floating_point()) for _ in "ab"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        a, b = attempt(theirs, inputs[0]), attempt(ours, inputs[1])
+    if isinstance(b, Exception):
+        assert isinstance(b, (ArgumentError, DtypeError)), repr(b)
+    if isinstance(a, Exception) or isinstance(b, Exception):
+        both = isinstance(a, Exception) and isinstance(b, Exception)
+        assert both or "error" in may_differ, f"torch: {a!r:.300}\npoolkit: {b!r:.300}"
+        return
+    (a, i), (b, j) = (r if isinstance(r, tuple) else (r, None) for r in (a, b))
+    assert "dtype" in may_differ or a.dtype is b.dtype, f"{b.dtype} is not {a.dtype}"
+    exact = "max_pool" in call.family or "unpool" in call.family
+    _assert_agree(may_differ, "value", "stride", b, a, exact)
+    assert (i is None) is (j is None)
+    if i is not None:
+        _assert_agree(may_differ, "index", "stride", j, i, True)
+    if b.requires_grad:
+        g = sample(tuple(b.shape), torch.float64, seed=5).to(b.dtype)
+        (b,) = torch.autograd.grad(b, inputs[1], g)
+        assert_same_strides(b, torch.empty_like(inputs[1]), "gradient")
+        a = attempt(lambda: torch.autograd.grad(a, inputs[0], g)[0])
+        if isinstance(a, Exception):
+            assert "gradient" in may_differ, f"torch: {a!r:.300}"
+            return
+        # Fractional windows are gathered first: their overlaps add up in another order.
+        exact = exact and not call.family.startswith("fractional")
+        _assert_agree(may_differ, "gradient", "gradient stride", b, a, exact)
+
+
+def _assert_agree(
+    may_differ: set[Aspect],
+    aspect: Aspect,
+    stride: Aspect,
+    got: Tensor,
+    expected: Tensor,
+    exact: bool,
+) -> None:
+    if aspect not in may_differ:
+        if exact:
+            assert_bit_equal(got, expected, aspect)
+        else:
+            assert_close(got, expected)
+    if stride not in may_differ:
+        assert_same_strides(got, expected, aspect)
+
+
+def attempt(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """The result of the call, or its exception if that is one for bad arguments."""
+    try:
+        return function(*args, **kwargs)
+    except (RuntimeError, TypeError, ValueError, IndexError, ArithmeticError) as error:
+        return error
 
 
 _ALL = tuple(_PARAMETERS)
@@ -341,7 +431,7 @@ def _empty_window(call: Call) -> bool:
     spatial = call.input.shape[-call.rank :]
     return any(
         pad > 0 and kernel > 1 and dilation > size
-        for kernel, pad, dilation, size in zip(kernels, pads, dilations, spatial, strict=True)
+        for kernel, pad, dilation, size in zip(kernels, pads, dilations, spatial, strict=False)
     )
 
 
@@ -351,14 +441,17 @@ def _sequences(call: Call) -> Iterator[tuple[Any, ...]]:
             yield tuple(value)
 
 
-def _largest_output(call: Call) -> bool:
-    spatial = call.input.shape[-call.rank :]
+def _fractional_outputs(call: Call) -> tuple[int, ...]:
     if call.arguments.get("output_size") is not None:
-        outputs = call.ints("output_size", 1)
-    else:
-        ratios = call.ints("output_ratio", 1)
-        outputs = tuple(int(r * n) for r, n in zip(ratios, spatial, strict=True))
-    kernels = call.ints("kernel_size", 1)
+        return call.ints("output_size", 1)
+    spatial = call.input.shape[-call.rank :]
+    ratios = call.ints("output_ratio", 1)
+    return tuple(int(r * n) for r, n in zip(ratios, spatial, strict=True))
+
+
+def _largest_output(call: Call) -> bool:
+    spatial, kernels = call.input.shape[-call.rank :], call.ints("kernel_size", 1)
+    outputs = _fractional_outputs(call)
     return any(o + k - 1 == n for o, k, n in zip(outputs, kernels, spatial, strict=True))
 
 
@@ -519,19 +612,26 @@ DEVIATIONS: tuple[Deviation, ...] = (
     ),
     Deviation(
         id="unbatched-channels-last",
-        operators=("max_pool3d",),
-        condition="an unbatched (C, D, H, W) input with the strides of 4-D channels-last",
-        torch="raises: unsupported memory format",
-        poolkit="computes and keeps the format",
+        operators=("max_pool3d", "lp_pool3d"),
+        condition="an unbatched (C, D, H, W) input with strides as of channels-last",
+        torch="raises (unsupported memory format), or takes the strides for those of a batch",
+        poolkit="computes and keeps the format that the four axes have",
         why="a layout is no error",
-        aspects=("error",),
-        applies=lambda c: c.input.dim() == 4 and _is_channels_last(c.input),
+        aspects=("error", "stride"),
+        applies=lambda c: c.input.dim() == 4 and not c.input.is_contiguous(),
         example=lambda F: F.max_pool3d(_last(2, 4, 4, 4), 2).numel(),
         outcomes=("RuntimeError", 16),
     ),
     Deviation(
         id="half-gradient",
-        operators=("max_pool", "avg_pool", "adaptive_max_pool", "adaptive_avg_pool", "lp_pool"),
+        operators=(
+            "max_pool",
+            "avg_pool",
+            "adaptive_max_pool",
+            "adaptive_avg_pool",
+            "lp_pool",
+            "fractional_max_pool",
+        ),
         condition="float16 or bfloat16, where several outputs share a cell",
         torch="rounds after each addition, so that long sums stall",
         poolkit="adds in float32 and rounds once",
@@ -569,10 +669,11 @@ DEVIATIONS: tuple[Deviation, ...] = (
         id="lp-integers",
         operators=("lp_pool",),
         condition="an integer dtype or bool",
-        torch="truncates the mean of the powers (int64, bool) or raises (the others)",
-        poolkit="computes in float32",
+        torch="truncates the mean of the powers (int64, bool), or raises (the others); keeps the "
+        "dtype where p is infinite",
+        poolkit="computes in float32 and returns float32",
         why="a norm of integers is not an integer",
-        aspects=("error", "value"),
+        aspects=("error", "value", "dtype"),
         applies=lambda c: not c.input.is_floating_point(),
         example=lambda F: F.lp_pool1d(torch.tensor([[[1, 2]]]), 1, 2).item(),
         outcomes=(2.0, 3.0),
@@ -680,6 +781,32 @@ DEVIATIONS: tuple[Deviation, ...] = (
         outcomes=("RuntimeError", 27),
     ),
     Deviation(
+        id="fractional-empty-output",
+        operators=("fractional_max_pool",),
+        condition="an output size of 0, given or by a small `output_ratio`",
+        torch="returns an empty result",
+        poolkit="raises ArgumentError",
+        why="a ratio that pools everything away is a mistake",
+        aspects=("error",),
+        applies=lambda c: 0 in _fractional_outputs(c),
+        example=lambda F: F.fractional_max_pool2d(
+            _ones(1, 1, 2, 2), 1, output_ratio=(0.3, 0.3)
+        ).numel(),
+        outcomes=(0, "ArgumentError"),
+    ),
+    Deviation(
+        id="fractional-ratio-number",
+        operators=("fractional_max_pool",),
+        condition="`output_ratio` as one number",
+        torch="raises in the function, though not in the module",
+        poolkit="takes it for every axis",
+        why="the documentation and the module say so",
+        aspects=("error",),
+        applies=lambda c: isinstance(c.arguments.get("output_ratio"), float),
+        example=lambda F: F.fractional_max_pool2d(_ones(1, 1, 4, 4), 2, output_ratio=0.5).numel(),
+        outcomes=("TypeError", 4),
+    ),
+    Deviation(
         id="in-place",
         operators=_ALL,
         condition="the input is changed in place between forward and backward",
@@ -764,6 +891,18 @@ DEVIATIONS: tuple[Deviation, ...] = (
         applies=lambda c: 0 in c.input.shape,
         example=lambda F: tuple(F.adaptive_avg_pool3d(_ones(1, 0, 4, 4, 4), 2).shape),
         outcomes=("RuntimeError", (1, 0, 2, 2, 2)),
+    ),
+    Deviation(
+        id="adaptive-empty-gradient",
+        operators=("adaptive_max_pool", "adaptive_avg_pool"),
+        condition="an output size of 0",
+        torch="computes the empty result, then raises in backward",
+        poolkit="returns a gradient of zeros",
+        why="what has a result has a gradient",
+        aspects=("gradient",),
+        applies=lambda c: 0 in c.ints("output_size", 1),
+        example=lambda F: _gradient(F.adaptive_max_pool1d(x := _ones(1, 1, 2), 0), x).tolist(),
+        outcomes=("RuntimeError", [[[0.0, 0.0]]]),
     ),
     Deviation(
         id="error-classes",

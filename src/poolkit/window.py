@@ -1,8 +1,9 @@
 """Which cells belong to which output: the only Python copy of the geometry.
 
-A window is, per axis, an interval of cells with a step. Fixed, adaptive, global, padded and ceil-mode
-pooling differ in nothing else. Sizes are worked out here once, cached on (shape, arguments), and cross
-to the kernels as one packed list of integers; ``csrc/window.h`` only maps (output, tap) to a cell.
+A window is, per axis, an interval of cells with a step. Fixed, adaptive, global, padded and
+ceil-mode pooling differ in nothing else. Sizes are worked out here once, cached on (shape,
+arguments), and cross to the kernels as one packed list of integers; ``csrc/window.h`` only maps
+(output, tap) to a cell.
 
 Nothing loops over windows, so extents may be symbolic.
 """
@@ -10,7 +11,7 @@ Nothing loops over windows, so extents may be symbolic.
 import functools
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -29,9 +30,9 @@ class Axis(NamedTuple):
     """One axis of a window.
 
     Output ``i`` of a fixed axis holds the cells ``i * stride - before + t * dilation`` for
-    ``0 <= t < kernel``, as far as they lie in ``[0, size)``. ``stride == 0`` marks an adaptive axis:
-    output ``i`` holds the cells from ``floor(i * size / out)`` to ``ceil((i + 1) * size / out)``, and
-    ``kernel`` is an upper bound of their number.
+    ``0 <= t < kernel``, as far as they lie in ``[0, size)``. ``stride == 0`` marks an adaptive
+    axis: output ``i`` holds the cells from ``floor(i * size / out)`` to
+    ``ceil((i + 1) * size / out)``, and ``kernel`` is an upper bound of their number.
     """
 
     size: int
@@ -54,26 +55,33 @@ class Window:
     axes: tuple[Axis, ...]
     include_pad: bool = True
     divisor: int = 0
-    packed: list[int] = field(init=False, repr=False, compare=False)
-    packed_last: list[int] = field(init=False, repr=False, compare=False)
+    packed: Sequence[int] = field(init=False, repr=False, compare=False)
+    packed_last: Sequence[int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         fields = [number for axis in self.axes for number in axis]
         flags = int(self.include_pad) << 1
-        object.__setattr__(self, "packed", [flags, self.divisor, *fields])
-        object.__setattr__(self, "packed_last", [flags | 1, self.divisor, *fields])
+        # A list holds plain integers; what may hold symbolic ones is a tuple, and the operators
+        # have a slower overload for it.
+        plain = not torch.compiler.is_compiling() and all(type(f) is int for f in fields)
+        kind: type[list[int] | tuple[int, ...]] = list if plain else tuple
+        object.__setattr__(self, "packed", kind([flags, self.divisor, *fields]))
+        object.__setattr__(self, "packed_last", kind([flags | 1, self.divisor, *fields]))
 
     @property
     def rank(self) -> int:
+        """The number of spatial axes."""
         return len(self.axes)
 
     @property
     def output_size(self) -> tuple[int, ...]:
+        """The number of windows per axis."""
         return tuple(axis.out for axis in self.axes)
 
     @property
     def taps(self) -> int:
-        return math.prod(axis.kernel for axis in self.axes)
+        """The number of cells of a whole window, padding included."""
+        return math.prod([axis.kernel for axis in self.axes])  # Dynamo traces no generator here
 
     @property
     def offset_dtype(self) -> torch.dtype:
@@ -84,6 +92,7 @@ class Window:
         return torch.uint16 if taps <= 2**16 else torch.int32
 
     def output_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """The pooled shape of an input of shape ``shape``."""
         return (*shape[: len(shape) - self.rank], *self.output_size)
 
     def input_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
@@ -91,7 +100,7 @@ class Window:
         return (*shape[: len(shape) - self.rank], *(axis.size for axis in self.axes))
 
 
-def pack(window: Window, channels_last: bool = False) -> list[int]:
+def pack(window: Window, channels_last: bool = False) -> Sequence[int]:
     """``window`` as the kernels read it."""
     return window.packed_last if channels_last else window.packed
 
@@ -106,11 +115,24 @@ def unpack(packed: Sequence[int]) -> tuple[Window, bool]:
 # ---- arguments ----------------------------------------------------------------------------------
 
 
+def _is_symbolic(value: object) -> bool:
+    # A SymInt stands for an int wherever sizes go; no type annotation tells one from the other.
+    return isinstance(value, torch.SymInt)
+
+
+def is_bool(value: Any) -> bool:
+    """Whether ``value`` is a bool of Python, numpy or torch: all of them pass for 0 or 1."""
+    # numpy's is known by its name: the package works without numpy.
+    names = ("bool", "bool_")
+    return type(value).__name__ in names or getattr(value, "dtype", None) is torch.bool
+
+
 def as_int(where: str, name: str, value: Any, low: int = -INT64_MAX) -> int:
-    """``value`` as an int of at least ``low``; bool, float and what has no ``__index__`` are refused."""
-    if isinstance(value, torch.SymInt):
-        return value  # type: ignore[return-value]  # a SymInt stands for an int wherever sizes go
-    refused = isinstance(value, bool) or type(value).__name__ in ("bool", "bool_")
+    """``value`` as an int of at least ``low``; a bool, a float or no number at all is refused."""
+    if _is_symbolic(value):
+        symbol: int = value
+        return symbol
+    refused = is_bool(value)
     try:
         number = operator.index(value)
     except (TypeError, RuntimeError, OverflowError):
@@ -124,7 +146,7 @@ def as_int(where: str, name: str, value: Any, low: int = -INT64_MAX) -> int:
 
 def as_ints(where: str, name: str, value: Any, rank: int, low: int) -> tuple[int, ...]:
     """``value`` as one int per axis; an int or a sequence of one stands for all axes."""
-    if not _is_sequence(value):
+    if not is_sequence(value):
         return (as_int(where, name, value, low),) * rank
     items = tuple(value)
     if len(items) not in (1, rank):
@@ -133,23 +155,25 @@ def as_ints(where: str, name: str, value: Any, rank: int, low: int) -> tuple[int
     return numbers * rank if len(numbers) == 1 else numbers
 
 
-def _is_sequence(value: Any) -> bool:
+def is_sequence(value: Any) -> bool:
+    """Whether ``value`` holds one number per axis, as opposed to one number or a name."""
     return isinstance(value, Sequence) and not isinstance(value, str)
 
 
-def _is_omitted(value: Any) -> bool:
-    return value is None or (_is_sequence(value) and len(value) == 0)
+def is_omitted(value: Any) -> bool:
+    """Whether a stride is left to be the kernel size: None, or torch's own default ``()``."""
+    return value is None or (is_sequence(value) and len(value) == 0)
 
 
 def freeze(value: Any) -> Any:
     """``value`` as a key that tells 1 from True and 1.0, so that a cache cannot hide a bad type."""
-    if value is None or type(value) is int or type(value) is str:
+    if type(value) is int or value is None or type(value) is str:
         return value
     if type(value) is list or type(value) is tuple or isinstance(value, torch.Size):
         return tuple([freeze(item) for item in value])
     if type(value) is bool or type(value) is float:
         return _Odd(value)
-    if _is_sequence(value):
+    if is_sequence(value):
         return tuple([freeze(item) for item in value])
     try:
         return as_int("", "", value)
@@ -172,13 +196,13 @@ def normalise_padding(where: str, padding: Any, rank: int) -> str | tuple[tuple[
     if isinstance(padding, str):
         if padding not in PADDING_NAMES:
             raise ArgumentError(
-                f"{where}: padding must be an int, {rank} ints, {rank} (before, after) pairs or one of "
-                f"{', '.join(map(repr, PADDING_NAMES))}, got {padding!r}"
+                f"{where}: padding must be an int, {rank} ints, {rank} (before, after) pairs or "
+                f"one of {', '.join(map(repr, PADDING_NAMES))}, got {padding!r}"
             )
         return padding if padding != "valid" else ((0, 0),) * rank
-    if _is_sequence(padding) and any(_is_sequence(item) for item in padding):
+    if is_sequence(padding) and any(is_sequence(item) for item in padding):
         if len(padding) not in (1, rank) or any(
-            not _is_sequence(item) or len(item) != 2 for item in padding
+            not is_sequence(item) or len(item) != 2 for item in padding
         ):
             raise ArgumentError(
                 f"{where}: padding must hold one (before, after) pair per axis, got {padding!r}"
@@ -194,7 +218,8 @@ def normalise_padding(where: str, padding: Any, rank: int) -> str | tuple[tuple[
 # ---- shapes -------------------------------------------------------------------------------------
 
 
-def _spatial(where: str, shape: Sequence[int], rank: int, channels: bool = True) -> tuple[int, ...]:
+def spatial(where: str, shape: Sequence[int], rank: int, channels: bool = True) -> tuple[int, ...]:
+    """The spatial extents of a batched or unbatched ``shape``, none of them 0, nor ``channels``."""
     names = ("(N, C, L) or (C, L)", "(N, C, H, W) or (C, H, W)", "(N, C, D, H, W) or (C, D, H, W)")
     if len(shape) not in (rank + 1, rank + 2):
         raise ArgumentError(
@@ -217,18 +242,18 @@ def _check_numel(where: str, shape: Sequence[int], window: Window) -> Window:
     return window
 
 
-def _cached(build: Any) -> Any:
+def _cached(build: Callable[..., Window]) -> Callable[..., Window]:
     """Cache ``build`` on its arguments, except while compiling: symbolic extents have no hash."""
     fast = functools.lru_cache(maxsize=4096, typed=True)(build)
 
     @functools.wraps(build)
     def call(*args: Any) -> Window:
         if torch.compiler.is_compiling():
-            return build(*args)  # type: ignore[no-any-return]
+            return build(*args)
         try:
-            return fast(*args)  # type: ignore[no-any-return]
+            return fast(*args)
         except TypeError:
-            return build(*args)  # type: ignore[no-any-return]
+            return build(*args)
 
     return call
 
@@ -247,9 +272,9 @@ def fixed(
     divisor: Any = None,
 ) -> Window:
     """The window of fixed pooling. ``needs_cell``: every window must hold a real cell."""
-    extents = _spatial(where, shape, rank)
+    extents = spatial(where, shape, rank)
     kernels = as_ints(where, "kernel_size", kernel_size, rank, 1)
-    strides = kernels if _is_omitted(stride) else as_ints(where, "stride", stride, rank, 1)
+    strides = kernels if is_omitted(stride) else as_ints(where, "stride", stride, rank, 1)
     dilations = as_ints(where, "dilation", dilation, rank, 1)
     pads = normalise_padding(where, padding, rank)
     if not isinstance(ceil_mode, bool):
@@ -272,8 +297,11 @@ def fixed(
         )
         name = "DHW"[3 - rank + i] if rank > 1 else "L"
         if axis.out < 1:
-            raise ArgumentError(f"{where}: axis {name} would have the output size {axis.out} {given}")
-        if (axis.out - 1) * axis.stride + axis.before + axis.dilation * axis.kernel > INT64_MAX // 2:
+            raise ArgumentError(
+                f"{where}: axis {name} would have the output size {axis.out} {given}"
+            )
+        farthest = (axis.out - 1) * axis.stride + axis.before + axis.dilation * axis.kernel
+        if farthest > INT64_MAX // 2:
             raise ArgumentError(f"{where}: axis {name} reaches beyond 64-bit positions {given}")
         if needs_cell:
             empty = first_empty_window(axis)
@@ -299,7 +327,7 @@ def _fixed_axis(
     room = size + before + after - extent
     out = room // stride + 1
     if ceil_mode:
-        # A window that would start in the padding behind the input is dropped, however many there are.
+        # Windows that would start in the padding behind the input are dropped, however many.
         out = min(-(-room // stride) + 1, (size + before - 1) // stride + 1)
     return Axis(size, out, kernel, stride, before, after, dilation)
 
@@ -307,8 +335,8 @@ def _fixed_axis(
 def first_empty_window(axis: Axis) -> int | None:
     """The first output of a fixed axis that holds no real cell, or None.
 
-    A window that starts at ``a >= 0`` holds cell ``a``, if that is below ``size``. One that starts at
-    ``a < 0`` meets the input first at ``a mod dilation``, if it has taps enough to get there.
+    A window that starts at ``a >= 0`` holds cell ``a``, if that is below ``size``. One that starts
+    at ``a < 0`` meets the input first at ``a mod dilation``, if it has taps enough to get there.
     """
     size, out, kernel, stride, before, _, dilation = axis
     if before > (kernel - 1) * dilation:
@@ -353,8 +381,8 @@ def adaptive(
     where: str, rank: int, shape: Sequence[int], output_size: Any, needs_channels: bool
 ) -> Window:
     """The window of adaptive pooling: ``output_size`` ints or None (keep the extent)."""
-    extents = _spatial(where, shape, rank, needs_channels)
-    sizes = tuple(output_size) if _is_sequence(output_size) else (output_size,) * rank
+    extents = spatial(where, shape, rank, needs_channels)
+    sizes = tuple(output_size) if is_sequence(output_size) else (output_size,) * rank
     if len(sizes) == 1:
         sizes = sizes * rank
     if len(sizes) != rank:
@@ -369,9 +397,11 @@ def adaptive(
 
 
 def _adaptive_axis(size: int, out: int) -> Axis:
-    # Equal parts are a fixed window, which the kernels do faster. A symbolic extent keeps the general
-    # form: asking it for a remainder would pin the compiled program to sizes of one residue.
-    if not isinstance(size, torch.SymInt) and out > 0 and size % out == 0:
+    if out == 1:
+        return Axis(size, 1, size, 1, 0, 0, 1)
+    # Equal parts are a fixed window. What is compiled keeps the general form, and the kernels see
+    # to it: asking a symbolic extent for a remainder would pin the program to sizes of one residue.
+    if not torch.compiler.is_compiling() and out > 0 and size % out == 0:
         return Axis(size, out, size // out, size // out, 0, 0, 1)
     most = size // out + 2 if out > 0 else 1
     return Axis(size, out, most, 0, 0, 0, 1)

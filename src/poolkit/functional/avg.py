@@ -1,5 +1,6 @@
 """Average pooling: fixed, adaptive and global windows."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,13 +14,16 @@ from .common import (
     Padded,
     adaptive,
     check_mode,
+    differs,
     documented,
     fixed,
-    foreign,
     is_symmetric,
     ours,
+    stock_serves,
 )
 from .max import Sizes
+
+Stock = Callable[..., Tensor]
 
 
 def _avg_pool(
@@ -35,58 +39,39 @@ def _avg_pool(
     dilation: Any,
     padding_mode: str,
 ) -> Tensor:
-    if not ours(where, x, SUMMED):
-        return _stock_avg_pool(where, rank, x, kernel_size, stride, padding, ceil_mode,
-                               count_include_pad, divisor_override, dilation, padding_mode)  # fmt: skip
+    if not ours(where, x, SUMMED) and stock_serves(
+        where,
+        x,
+        {
+            "padding": not is_symmetric(padding),
+            "dilation": differs(dilation, 1),
+            "divisor_override": rank == 1 and divisor_override is not None,
+            "padding_mode": padding_mode != "zeros",
+        },
+    ):
+        stock: Stock = getattr(torch.nn.functional, f"avg_pool{rank}d")
+        more = () if rank == 1 else (divisor_override,)
+        return stock(x, kernel_size, stride, padding, ceil_mode, count_include_pad, *more)
     # Padding that counts may fill a window alone; its average is 0.
     needs_cell = padding_mode == "zeros" and not count_include_pad and divisor_override is None
     window = fixed(where, rank, x, kernel_size, stride, padding, dilation, ceil_mode, needs_cell,
                    count_include_pad, divisor_override)  # fmt: skip
     if padding_mode != "zeros":
         check_mode(where, padding_mode)
-        x = Padded(where, rank, x, window, padding_mode, padding).x
+        x = Padded(where, rank, ops.keep_strides(x), window, padding_mode).x
         window = fixed(where, rank, x, kernel_size, stride, 0, dilation, ceil_mode, True,
                        True, divisor_override)  # fmt: skip
     return ops.avg_pool(x, window)
 
 
-def _stock_avg_pool(
-    where: str,
-    rank: int,
-    x: Tensor,
-    kernel_size: Any,
-    stride: Any,
-    padding: Any,
-    ceil_mode: Any,
-    count_include_pad: Any,
-    divisor_override: Any,
-    dilation: Any,
-    padding_mode: str,
-) -> Tensor:
-    extras = {
-        "padding": not is_symmetric(padding),
-        "dilation": dilation not in (1, (1,) * rank, [1] * rank),
-        "divisor_override": rank == 1 and divisor_override is not None,
-        "padding_mode": padding_mode != "zeros",
-    }
-    stock = getattr(torch.nn.functional, f"avg_pool{rank}d")
-    more = () if rank == 1 else (divisor_override,)
-    return foreign(  # type: ignore[no-any-return]
-        where,
-        x,
-        lambda: stock(x, kernel_size, stride, padding, ceil_mode, count_include_pad, *more),
-        extras,
-    )
-
-
 def _adaptive_avg_pool(where: str, rank: int, x: Tensor, output_size: Any) -> Tensor:
     if not ours(where, x, SUMMED):
-        stock = getattr(torch.nn.functional, f"adaptive_avg_pool{rank}d")
-        return foreign(where, x, lambda: stock(x, output_size), {})  # type: ignore[no-any-return]
+        stock: Stock = getattr(torch.nn.functional, f"adaptive_avg_pool{rank}d")
+        return stock(x, output_size)
     return ops.avg_pool(x, adaptive(where, rank, x, output_size, False))
 
 
-_AVG = """Average of every window, over {n} spatial axes.
+_AVG = """Average of every window, over {axes}.
 
     .. math:: y_i = \\frac{1}{d_i} \\sum_{m \\in R_i} x_m
 
@@ -106,14 +91,15 @@ _AVG = """Average of every window, over {n} spatial axes.
         {padding_mode}
 
     Shapes:
-        ``{shapes}``, each ``L' = floor((L + before + after - dilation * (kernel - 1) - 1) / stride) + 1``
+        ``{shapes}``, each
+        ``L' = floor((L + before + after - dilation * (kernel - 1) - 1) / stride) + 1``
         (``ceil`` in ceil mode). The memory format is kept.
 
     Dtypes:
         float16 and bfloat16 (summed in float32), float32, float64, int64 (quotient truncated toward
         zero). Nothing is kept for the backward pass. The result is within
-        ``(k_d + k_h + k_w) * eps * sum |x_m| / d`` of the exact average; an infinity or a NaN reaches
-        only the windows that hold it.
+        ``(k_d + k_h + k_w) * eps * sum |x_m| / d`` of the exact average; an infinity or a NaN
+        reaches only the windows that hold it.
 
     Raises:
         {errors}
@@ -128,7 +114,8 @@ _AVG = """Average of every window, over {n} spatial axes.
 
 _ADAPTIVE_AVG = """Average over windows that share the input evenly among ``output_size`` outputs.
 
-    .. math:: y_i = \\operatorname{mean}_{\\lfloor iL/O \\rfloor \\le m < \\lceil (i+1)L/O \\rceil} x_m
+    .. math:: y_i = \\operatorname{mean}_{m \\in R_i} x_m, \\quad
+              R_i = [\\lfloor iL/O \\rfloor, \\lceil (i+1)L/O \\rceil)
 
     Args:
         input: ``(N, C, {cells})`` or ``(C, {cells})``, contiguous or channels-last.
@@ -176,7 +163,6 @@ _GLOBAL_AVG = """Average of every whole channel (GAP): ``adaptive_avg_pool{n}d(i
     """
 
 
-
 @documented(_AVG)
 def avg_pool1d(
     input: Tensor,
@@ -191,9 +177,10 @@ def avg_pool1d(
     padding_mode: str = "zeros",
 ) -> Tensor:
     if has_torch_function_unary(input):
-        return handle_torch_function(  # type: ignore[no-any-return]
+        return handle_torch_function(
             avg_pool1d, (input,), input, kernel_size, stride, padding, ceil_mode,
-            count_include_pad, divisor_override=divisor_override, dilation=dilation, padding_mode=padding_mode,
+            count_include_pad, divisor_override=divisor_override, dilation=dilation,
+            padding_mode=padding_mode,
         )  # fmt: skip
     return _avg_pool("avg_pool1d", 1, input, kernel_size, stride, padding, ceil_mode,
                      count_include_pad, divisor_override, dilation, padding_mode)  # fmt: skip
@@ -202,15 +189,15 @@ def avg_pool1d(
 @documented(_ADAPTIVE_AVG)
 def adaptive_avg_pool1d(input: Tensor, output_size: Sizes) -> Tensor:
     if has_torch_function_unary(input):
-        return handle_torch_function(  # type: ignore[no-any-return]
-            adaptive_avg_pool1d, (input,), input, output_size
-        )
+        return handle_torch_function(adaptive_avg_pool1d, (input,), input, output_size)
     return _adaptive_avg_pool("adaptive_avg_pool1d", 1, input, output_size)
 
 
 @documented(_GLOBAL_AVG)
 def global_avg_pool1d(input: Tensor) -> Tensor:
-    return adaptive_avg_pool1d(input, 1)
+    if has_torch_function_unary(input):
+        return handle_torch_function(global_avg_pool1d, (input,), input)
+    return _adaptive_avg_pool("global_avg_pool1d", 1, input, 1)
 
 
 @documented(_AVG)
@@ -227,7 +214,7 @@ def avg_pool2d(
     padding_mode: str = "zeros",
 ) -> Tensor:
     if has_torch_function_unary(input):
-        return handle_torch_function(  # type: ignore[no-any-return]
+        return handle_torch_function(
             avg_pool2d, (input,), input, kernel_size, stride, padding, ceil_mode,
             count_include_pad, divisor_override, dilation=dilation, padding_mode=padding_mode,
         )  # fmt: skip
@@ -238,15 +225,15 @@ def avg_pool2d(
 @documented(_ADAPTIVE_AVG)
 def adaptive_avg_pool2d(input: Tensor, output_size: Sizes) -> Tensor:
     if has_torch_function_unary(input):
-        return handle_torch_function(  # type: ignore[no-any-return]
-            adaptive_avg_pool2d, (input,), input, output_size
-        )
+        return handle_torch_function(adaptive_avg_pool2d, (input,), input, output_size)
     return _adaptive_avg_pool("adaptive_avg_pool2d", 2, input, output_size)
 
 
 @documented(_GLOBAL_AVG)
 def global_avg_pool2d(input: Tensor) -> Tensor:
-    return adaptive_avg_pool2d(input, 1)
+    if has_torch_function_unary(input):
+        return handle_torch_function(global_avg_pool2d, (input,), input)
+    return _adaptive_avg_pool("global_avg_pool2d", 2, input, 1)
 
 
 @documented(_AVG)
@@ -263,7 +250,7 @@ def avg_pool3d(
     padding_mode: str = "zeros",
 ) -> Tensor:
     if has_torch_function_unary(input):
-        return handle_torch_function(  # type: ignore[no-any-return]
+        return handle_torch_function(
             avg_pool3d, (input,), input, kernel_size, stride, padding, ceil_mode,
             count_include_pad, divisor_override, dilation=dilation, padding_mode=padding_mode,
         )  # fmt: skip
@@ -274,12 +261,12 @@ def avg_pool3d(
 @documented(_ADAPTIVE_AVG)
 def adaptive_avg_pool3d(input: Tensor, output_size: Sizes) -> Tensor:
     if has_torch_function_unary(input):
-        return handle_torch_function(  # type: ignore[no-any-return]
-            adaptive_avg_pool3d, (input,), input, output_size
-        )
+        return handle_torch_function(adaptive_avg_pool3d, (input,), input, output_size)
     return _adaptive_avg_pool("adaptive_avg_pool3d", 3, input, output_size)
 
 
 @documented(_GLOBAL_AVG)
 def global_avg_pool3d(input: Tensor) -> Tensor:
-    return adaptive_avg_pool3d(input, 1)
+    if has_torch_function_unary(input):
+        return handle_torch_function(global_avg_pool3d, (input,), input)
+    return _adaptive_avg_pool("global_avg_pool3d", 3, input, 1)

@@ -1,19 +1,21 @@
 """What every public function does before it calls an operator: check, and choose who serves."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from torch import Tensor
+from torch._prims_common import suggest_memory_format
+from torch._subclasses.fake_tensor import FakeTensor
 
+from .. import ops
 from .. import window as geometry
 from ..errors import ArgumentError, DtypeError
-from ..window import Padding, Window, freeze
+from ..window import Window, freeze, is_sequence
 
 FLOATS = frozenset({torch.float32, torch.float64, torch.float16, torch.bfloat16})
 ORDERED = FLOATS | {torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64, torch.bool}
 SUMMED = FLOATS | {torch.int64}
-_REFUSED = frozenset({torch.complex32, torch.complex64, torch.complex128})
 
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
@@ -21,27 +23,35 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _SHAPES = {1: ("L", "L'"), 2: ("H, W", "H', W'"), 3: ("D, H, W", "D', H', W'")}
 
-_PADDING = """padding: cells added on both sides: an int, one int per axis, one ``(before, after)`` pair per
-            axis, or ``"valid"`` (none), ``"same"`` (the output has ``ceil(L / stride)`` cells, the odd
-            padding cell comes after) or ``"same_lower"`` (before). Any amount that leaves every
-            window a cell that counts."""
+_PADDING = """padding: cells added on both sides: an int, one int per axis, one ``(before, after)``
+            pair per axis, or ``"valid"`` (none), ``"same"`` (the output has ``ceil(L / stride)``
+            cells, the odd padding cell comes after) or ``"same_lower"`` (before). Any amount that
+            leaves every window a cell that counts."""
 
-_MODE = """padding_mode: ``"zeros"`` (padding that never wins a maximum and counts as zeros in sums),
-            ``"reflect"``, ``"replicate"`` or ``"circular"``, whose cells count as real ones."""
+_MODE = """padding_mode: ``"zeros"`` (padding that never wins a maximum and counts as zeros in
+            sums), ``"reflect"``, ``"replicate"`` or ``"circular"``, whose cells count as real
+            ones."""
 
-_ERRORS = """ArgumentError: a size, shape or option that cannot be; it names the argument, what was expected
-            and what came. It is a ``ValueError`` and a ``RuntimeError``.
-        DtypeError: a dtype without this operation. It is a ``TypeError`` and a ``RuntimeError``."""
+_ERRORS = """ArgumentError: a size, shape or option that cannot be; it names the argument, what was
+            expected and what came. It is a ``ValueError`` and a ``RuntimeError``.
+        DtypeError: a dtype without this operation. It is a ``TypeError`` and a
+            ``RuntimeError``."""
 
 
 def documented(template: str) -> Callable[[F], F]:
     """Give a function its family's docstring, with the shapes of its rank filled in."""
 
     def fill(function: F) -> F:
-        rank = int(function.__name__.split("_with")[0][-2])
+        name = function.__name__.removesuffix("_with_indices")
+        rank = int(name[-2])
         cells, out = _SHAPES[rank]
+        text = template
+        if function.__name__ != name:
+            head, body = template.split("\n", 1)
+            text = f"{head}\n\n    It is ``{name}``, but always returns the indices too.\n{body}"
         function.__doc__ = (
-            template.replace("{n}", str(rank))
+            text.replace("{n}", str(rank))
+            .replace("{axes}", "1 spatial axis" if rank == 1 else f"{rank} spatial axes")
             .replace("{shapes}", f"(N, C, {cells}) -> (N, C, {out})")
             .replace("{cells}", cells)
             .replace("{out}", out)
@@ -57,11 +67,6 @@ def documented(template: str) -> Callable[[F], F]:
     return fill
 
 
-def shown(value: Any) -> Any:
-    """``value`` as a cache key: itself if it is a plain int, else frozen."""
-    return value if type(value) is int or value is None else freeze(value)
-
-
 def fixed(
     where: str,
     rank: int,
@@ -75,76 +80,114 @@ def fixed(
     include_pad: Any = True,
     divisor: Any = None,
 ) -> Window:
-    return geometry.fixed_cached(  # type: ignore[no-any-return]
-        where, rank, x.shape, shown(kernel_size), shown(stride), shown(padding), shown(dilation),
-        ceil_mode, needs_cell, include_pad, shown(divisor),
+    """The window of fixed pooling over ``x``, from the cache if it was asked for before."""
+    if type(kernel_size) is not int:  # an int is its own key, and the usual case saves a call
+        kernel_size = freeze(kernel_size)
+    if stride is not None and type(stride) is not int:
+        stride = freeze(stride)
+    if type(padding) is not int:
+        padding = freeze(padding)
+    if type(dilation) is not int:
+        dilation = freeze(dilation)
+    if divisor is not None:
+        divisor = freeze(divisor)
+    return geometry.fixed_cached(
+        where, rank, x.shape, kernel_size, stride, padding, dilation, ceil_mode, needs_cell,
+        include_pad, divisor,
     )  # fmt: skip
 
 
 def adaptive(where: str, rank: int, x: Tensor, output_size: Any, needs_channels: bool) -> Window:
-    return geometry.adaptive_cached(  # type: ignore[no-any-return]
-        where, rank, x.shape, shown(output_size), needs_channels
-    )
+    """The window of adaptive pooling over ``x``, from the cache if it was asked for before."""
+    return geometry.adaptive_cached(where, rank, x.shape, freeze(output_size), needs_channels)
 
 
 def ours(where: str, x: Tensor, dtypes: frozenset[torch.dtype]) -> bool:
     """Whether poolkit's operators serve ``x``; if not, the stock operator does.
 
     Raises:
+        ArgumentError: no tensor.
         DtypeError: a strided tensor of a dtype that the operation has no meaning for.
     """
-    if x.dtype in dtypes:
-        if x.is_cpu and x.layout is torch.strided and not x.is_nested:
-            return True
-        return x.device.type == "meta"
+    try:
+        if x.dtype in dtypes:
+            if x.is_cpu and x.layout is torch.strided and not x.is_nested:
+                return True
+            return x.device.type == "meta"
+    except AttributeError:
+        _refuse(where, "input", x)
     if not isinstance(x, Tensor):
-        raise ArgumentError(f"{where}: input must be a tensor, got {type(x).__name__}")
+        _refuse(where, "input", x)  # an array, say: it has a dtype too
     if x.layout is torch.strided and not x.is_quantized:
         names = ", ".join(sorted(str(d).removeprefix("torch.") for d in dtypes))
         raise DtypeError(f"{where}: input must have one of the dtypes {names}, got {x.dtype}")
     return False
 
 
-def foreign(where: str, x: Tensor, stock: Callable[[], Any], extras: dict[str, Any]) -> Any:
-    """The stock operator's result for a tensor that poolkit has no kernel for."""
-    used = [name for name, value in extras.items() if value]
-    if used:
-        raise ArgumentError(
-            f"{where}: {', '.join(used)} beyond torch's own arguments is not available for a "
-            f"{x.dtype} tensor of layout {x.layout} on {x.device}"
-        )
-    return stock()
+def _refuse(where: str, name: str, value: object) -> NoReturn:
+    raise ArgumentError(f"{where}: {name} must be a tensor, got {type(value).__name__}") from None
+
+
+def check_tensor(where: str, name: str, value: object) -> None:
+    """Refuse what is no tensor."""
+    if not isinstance(value, Tensor):
+        _refuse(where, name, value)
+
+
+def stock_serves(where: str, x: Tensor, beyond: dict[str, bool]) -> bool:
+    """Whether the stock operator serves an ``x`` that is not `ours`; if not, the reference does.
+
+    ``beyond`` names what torch lacks, and says of each whether this call asks for it.
+
+    Raises:
+        ArgumentError: it does, and ``x`` has a layout or a dtype that only torch can read.
+    """
+    used = [name for name, asked in beyond.items() if asked]
+    if not used:
+        return True
+    if x.layout is torch.strided and not x.is_quantized and not x.is_nested:
+        return False  # a device without kernels: the raw operators fall back to the reference there
+    raise ArgumentError(
+        f"{where}: {', '.join(used)} beyond torch's own arguments is not available for a "
+        f"{x.dtype} tensor of layout {x.layout} on {x.device}"
+    )
+
+
+def differs(value: Any, default: int) -> bool:
+    """Whether an int, or any of a sequence, is not ``default``."""
+    return any(v != default for v in value) if is_sequence(value) else bool(value != default)
 
 
 def is_symmetric(padding: Any) -> bool:
     """Whether torch takes this padding: an int, or one int per axis."""
     if isinstance(padding, str):
         return False
-    return not any(isinstance(p, (tuple, list)) for p in padding) if _is_seq(padding) else True
+    return not (is_sequence(padding) and any(is_sequence(amount) for amount in padding))
 
 
-def _is_seq(value: Any) -> bool:
-    return isinstance(value, (tuple, list))
+def readable(x: Tensor) -> bool:
+    """Whether ``x`` has values to check; what is traced, mapped, fake or on meta has none."""
+    if torch.compiler.is_compiling() or ops.transforms_active():
+        return False
+    return not x.is_meta and not isinstance(x, FakeTensor)
 
 
-# ---- padding with cells of the input ---------------------------------------------------------------
+# ---- padding with cells of the input -------------------------------------------------------------
 
 
 class Padded:
     """``x`` with cells of its own around it, and the way back from indices into it."""
 
-    def __init__(
-        self, where: str, rank: int, x: Tensor, window: Window, mode: str, padding: Padding
-    ) -> None:
+    def __init__(self, where: str, rank: int, x: Tensor, window: Window, mode: str) -> None:
         self.rank = rank
         self.sizes = tuple(x.shape[-rank:])
-        self.sources = []
+        self.sources: list[Tensor] = []
+        layout = suggest_memory_format(x)  # index_select gives it up
         for i, axis in enumerate(window.axes):
             source = _sources(where, mode, axis.size, axis.before, axis.after, x.device)
             if axis.before or axis.after:
                 x = x.index_select(x.dim() - rank + i, source)
             self.sources.append(source)
-        layout = torch._prims_common.suggest_memory_format(x)
         self.x = x.contiguous(memory_format=layout)
 
     def indices(self, index: Tensor) -> Tensor:
@@ -159,6 +202,7 @@ class Padded:
 
 
 def check_mode(where: str, padding_mode: Any) -> None:
+    """Refuse a ``padding_mode`` that is none of `PADDING_MODES`."""
     if padding_mode not in PADDING_MODES:
         raise ArgumentError(
             f"{where}: padding_mode must be one of {', '.join(map(repr, PADDING_MODES))}, "

@@ -10,9 +10,9 @@ from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from .. import ops
 from ..errors import ArgumentError
-from ..window import Ints, as_ints
-from .common import FLOATS, documented, fixed, ours
-from .max import MaybeIndices
+from ..window import Ints, as_ints, is_bool, is_sequence, spatial
+from .common import FLOATS, check_tensor, documented, fixed, ours, readable, stock_serves
+from .max import MaybeIndices, Stock
 
 Ratios = float | Sequence[float]
 
@@ -31,15 +31,7 @@ def _windows(
 
     The windows of the result do not overlap: an ordinary window with ``stride == kernel`` reads it.
     """
-    if x.dim() not in (rank + 1, rank + 2):
-        raise ArgumentError(
-            f"{where}: input must have {rank + 1} or {rank + 2} axes, got shape {tuple(x.shape)}"
-        )
-    extents = tuple(x.shape[-rank:])
-    if any(extent == 0 for extent in x.shape[x.dim() - rank - 1 :]):
-        raise ArgumentError(
-            f"{where}: no channel and no spatial extent may be 0, got shape {tuple(x.shape)}"
-        )
+    extents = spatial(where, x.shape, rank)
     kernel = as_ints(where, "kernel_size", kernel_size, rank, 1)
     sizes = _output_size(where, rank, extents, output_size, output_ratio)
     for extent, k, out in zip(extents, kernel, sizes, strict=True):
@@ -51,9 +43,11 @@ def _windows(
             )
     batched = x if x.dim() == rank + 2 else x[None]
     if samples is None:
-        samples = torch.rand(
-            *batched.shape[:2], rank, dtype=x.dtype, device=x.device, generator=generator
-        )
+        shape = (*batched.shape[:2], rank)
+        if generator is None:  # Dynamo cannot trace symbolic extents beside generator=None
+            samples = torch.rand(shape, dtype=x.dtype, device=x.device)
+        else:
+            samples = torch.rand(shape, dtype=x.dtype, device=x.device, generator=generator)
     _check_samples(where, rank, batched, samples)
     # torch's order of samples is (W, H) in 2-D, and (T, H, W) in 3-D.
     columns = (1, 0) if rank == 2 else tuple(range(rank))
@@ -61,10 +55,10 @@ def _windows(
     for i in range(rank):
         start = _starts(samples[..., columns[i]], extents[i], kernel[i], sizes[i])
         cells = (start[..., None] + torch.arange(kernel[i], device=x.device)).flatten(-2)
-        shape = [*cells.shape[:2], *(1 for _ in range(rank))]
-        shape[2 + i] = cells.shape[-1]
+        one_axis = [*cells.shape[:2], *(1 for _ in range(rank))]
+        one_axis[2 + i] = cells.shape[-1]
         batched = batched.gather(
-            2 + i, cells.view(shape).expand(*batched.shape[: 2 + i], -1, *batched.shape[3 + i :])
+            2 + i, cells.view(one_axis).expand(*batched.shape[: 2 + i], -1, *batched.shape[3 + i :])
         )
         sources.append(cells if x.dim() == rank + 2 else cells[0])
     return (batched if x.dim() == rank + 2 else batched[0]), sources, kernel
@@ -80,10 +74,11 @@ def _output_size(
         )
     if output_size is not None:
         return as_ints(where, "output_size", output_size, rank, 1)
-    many = isinstance(output_ratio, Sequence)
-    ratios = tuple(output_ratio) if many else (output_ratio,) * rank
-    if len(ratios) != rank or not all(
-        isinstance(r, (int, float)) and not isinstance(r, bool) and 0 < r < 1 for r in ratios
+    ratios = tuple(output_ratio) if is_sequence(output_ratio) else (output_ratio,)
+    if len(ratios) == 1:
+        ratios = ratios * rank
+    if len(ratios) != rank or any(
+        is_bool(r) or not hasattr(r, "__float__") or not 0 < r < 1 for r in ratios
     ):
         raise ArgumentError(
             f"{where}: output_ratio must be a number between 0 and 1, or {rank} of them, "
@@ -96,8 +91,7 @@ def _output_size(
 
 
 def _check_samples(where: str, rank: int, x: Tensor, samples: Any) -> None:
-    if not isinstance(samples, Tensor) or not samples.is_floating_point():
-        raise ArgumentError(f"{where}: _random_samples must be a floating tensor, got {samples!r}")
+    check_tensor(where, "_random_samples", samples)
     if tuple(samples.shape) != (*x.shape[:2], rank):
         raise ArgumentError(
             f"{where}: _random_samples must have the shape {(*x.shape[:2], rank)}, "
@@ -107,9 +101,8 @@ def _check_samples(where: str, rank: int, x: Tensor, samples: Any) -> None:
         raise ArgumentError(
             f"{where}: _random_samples must have the input's dtype {x.dtype}, got {samples.dtype}"
         )
-    if torch.compiler.is_compiling() or ops.transforms_active() or samples.is_meta:
-        return  # what is traced or mapped has no values to look at; starts are clamped anyway
-    if not bool(samples.isfinite().all()):
+    # Unreadable samples need no check to be safe: starts are clamped.
+    if readable(samples) and not bool(samples.isfinite().all()):
         raise ArgumentError(f"{where}: _random_samples must be finite")
 
 
@@ -138,11 +131,12 @@ def _max(
     samples: Tensor | None,
     generator: torch.Generator | None,
 ) -> MaybeIndices:
-    if not ours(where, x, FLOATS):
-        stock = getattr(torch.nn.functional, f"fractional_max_pool{rank}d")
-        return stock(  # type: ignore[no-any-return]
-            x, kernel_size, output_size, output_ratio, bool(return_indices), samples
-        )
+    if not ours(where, x, FLOATS) and stock_serves(
+        where, x, {"one spatial axis": rank == 1, "generator": generator is not None}
+    ):
+        stock: Stock = getattr(torch.nn.functional, f"fractional_max_pool{rank}d")
+        return stock(x, kernel_size, output_size, output_ratio, bool(return_indices), samples)
+    x = ops.keep_strides(x)
     cells, sources, kernel = _windows(
         where, rank, x, kernel_size, output_size, output_ratio, samples, generator
     )
@@ -177,7 +171,9 @@ def _avg(
     samples: Tensor | None,
     generator: torch.Generator | None,
 ) -> Tensor:
-    ours(where, x, FLOATS)
+    if not ours(where, x, FLOATS):
+        stock_serves(where, x, {"an average": True})  # refuses what the reference cannot read
+    x = ops.keep_strides(x)
     cells, _, kernel = _windows(
         where, rank, x, kernel_size, output_size, output_ratio, samples, generator
     )
@@ -185,10 +181,11 @@ def _avg(
     return ops.avg_pool(cells, window).contiguous(memory_format=suggest_memory_format(x))
 
 
-_FRACTIONAL = """{kind} over Graham's pseudo-random windows: any ratio of sizes, also between 1 and 2.
+_FRACTIONAL = """{kind} over Graham's pseudo-random windows: any ratio of sizes, also from 1 to 2.
 
     .. math:: y_j = \\{op}_{0 \\le t < k} x_{s_j + t}, \\quad
-              s_j = \\lfloor (j + u) a \\rfloor - \\lfloor u a \\rfloor, \\quad a = \\frac{L - k}{O - 1}
+              s_j = \\lfloor (j + u) a \\rfloor - \\lfloor u a \\rfloor, \\quad
+              a = \\frac{L - k}{O - 1}
 
     with one ``u`` per sample, channel and axis; the last window is the last ``k`` cells.{stock}
 
@@ -197,7 +194,7 @@ _FRACTIONAL = """{kind} over Graham's pseudo-random windows: any ratio of sizes,
         kernel_size: cells of a window per axis.
         output_size: windows per axis; either this or ``output_ratio``.
         output_ratio: output over input extent, between 0 and 1.{indices}
-        _random_samples: the ``u``, of shape ``(N, C, {n})`` and the input's dtype{order}; finite. By
+        _random_samples: the ``u``: finite, ``(N, C, {n})``, of the input's dtype{order}. By
             default ``torch.rand``, so that seeds give torch's windows.
         generator: draws them, if given.
 
@@ -221,24 +218,19 @@ _FRACTIONAL = """{kind} over Graham's pseudo-random windows: any ratio of sizes,
 
 def _text(name: str, rank: int) -> str:
     maximum = "max" in name
+    stock = f"\n    The signature is that of ``torch.nn.functional.{name}``."
+    indices = (
+        "\n        return_indices: also return the int64 index of each maximum in its flattened "
+        "input plane."
+    )
     return (
         _FRACTIONAL.replace("{kind}", "Maximum" if maximum else "Average")
         .replace("{op}", "max" if maximum else "operatorname{mean}")
         .replace("{name}", name)
         .replace("{first}", "468"[3 - rank])
-        .replace("{order}", {1: "", 2: ", in the order (W, H)", 3: ", in the order (D, H, W)"}[rank])
-        .replace(
-            "{stock}",
-            f" The signature is that of\n    ``torch.nn.functional.{name}``."
-            if maximum and rank > 1
-            else "",
-        )
-        .replace(
-            "{indices}",
-            "\n        return_indices: also return the int64 index of each maximum in its input plane."
-            if maximum
-            else "",
-        )
+        .replace("{order}", ("", ", in the order (W, H)", ", in the order (D, H, W)")[rank - 1])
+        .replace("{stock}", stock if maximum and rank > 1 else "")
+        .replace("{indices}", indices if maximum else "")
     )
 
 
@@ -287,7 +279,7 @@ def fractional_max_pool1d(
     generator: torch.Generator | None = None,
 ) -> MaybeIndices:
     if has_torch_function_variadic(input, _random_samples):
-        return handle_torch_function(  # type: ignore[no-any-return]
+        return handle_torch_function(
             fractional_max_pool1d, (input, _random_samples), input, kernel_size, output_size,
             output_ratio, return_indices, _random_samples, generator=generator,
         )  # fmt: skip
@@ -306,9 +298,14 @@ def fractional_max_pool1d_with_indices(
     *,
     generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
-    return fractional_max_pool1d(  # type: ignore[return-value]
-        input, kernel_size, output_size, output_ratio, True, _random_samples, generator=generator
-    )
+    if has_torch_function_variadic(input, _random_samples):
+        return handle_torch_function(
+            fractional_max_pool1d_with_indices, (input, _random_samples), input, kernel_size,
+            output_size, output_ratio, return_indices, _random_samples, generator=generator,
+        )  # fmt: skip
+    values, indices = _max("fractional_max_pool1d_with_indices", 1, input, kernel_size,
+                           output_size, output_ratio, True, _random_samples, generator)  # fmt: skip
+    return values, indices
 
 
 @documented(_text("fractional_avg_pool1d", 1))
@@ -322,7 +319,7 @@ def fractional_avg_pool1d(
     generator: torch.Generator | None = None,
 ) -> Tensor:
     if has_torch_function_variadic(input, _random_samples):
-        return handle_torch_function(  # type: ignore[no-any-return]
+        return handle_torch_function(
             fractional_avg_pool1d, (input, _random_samples), input, kernel_size, output_size,
             output_ratio, _random_samples, generator=generator,
         )  # fmt: skip
@@ -375,7 +372,7 @@ def fractional_max_pool2d(
     generator: torch.Generator | None = None,
 ) -> MaybeIndices:
     if has_torch_function_variadic(input, _random_samples):
-        return handle_torch_function(  # type: ignore[no-any-return]
+        return handle_torch_function(
             fractional_max_pool2d, (input, _random_samples), input, kernel_size, output_size,
             output_ratio, return_indices, _random_samples, generator=generator,
         )  # fmt: skip
@@ -394,9 +391,14 @@ def fractional_max_pool2d_with_indices(
     *,
     generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
-    return fractional_max_pool2d(  # type: ignore[return-value]
-        input, kernel_size, output_size, output_ratio, True, _random_samples, generator=generator
-    )
+    if has_torch_function_variadic(input, _random_samples):
+        return handle_torch_function(
+            fractional_max_pool2d_with_indices, (input, _random_samples), input, kernel_size,
+            output_size, output_ratio, return_indices, _random_samples, generator=generator,
+        )  # fmt: skip
+    values, indices = _max("fractional_max_pool2d_with_indices", 2, input, kernel_size,
+                           output_size, output_ratio, True, _random_samples, generator)  # fmt: skip
+    return values, indices
 
 
 @documented(_text("fractional_avg_pool2d", 2))
@@ -410,7 +412,7 @@ def fractional_avg_pool2d(
     generator: torch.Generator | None = None,
 ) -> Tensor:
     if has_torch_function_variadic(input, _random_samples):
-        return handle_torch_function(  # type: ignore[no-any-return]
+        return handle_torch_function(
             fractional_avg_pool2d, (input, _random_samples), input, kernel_size, output_size,
             output_ratio, _random_samples, generator=generator,
         )  # fmt: skip
@@ -463,7 +465,7 @@ def fractional_max_pool3d(
     generator: torch.Generator | None = None,
 ) -> MaybeIndices:
     if has_torch_function_variadic(input, _random_samples):
-        return handle_torch_function(  # type: ignore[no-any-return]
+        return handle_torch_function(
             fractional_max_pool3d, (input, _random_samples), input, kernel_size, output_size,
             output_ratio, return_indices, _random_samples, generator=generator,
         )  # fmt: skip
@@ -482,9 +484,14 @@ def fractional_max_pool3d_with_indices(
     *,
     generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
-    return fractional_max_pool3d(  # type: ignore[return-value]
-        input, kernel_size, output_size, output_ratio, True, _random_samples, generator=generator
-    )
+    if has_torch_function_variadic(input, _random_samples):
+        return handle_torch_function(
+            fractional_max_pool3d_with_indices, (input, _random_samples), input, kernel_size,
+            output_size, output_ratio, return_indices, _random_samples, generator=generator,
+        )  # fmt: skip
+    values, indices = _max("fractional_max_pool3d_with_indices", 3, input, kernel_size,
+                           output_size, output_ratio, True, _random_samples, generator)  # fmt: skip
+    return values, indices
 
 
 @documented(_text("fractional_avg_pool3d", 3))
@@ -498,7 +505,7 @@ def fractional_avg_pool3d(
     generator: torch.Generator | None = None,
 ) -> Tensor:
     if has_torch_function_variadic(input, _random_samples):
-        return handle_torch_function(  # type: ignore[no-any-return]
+        return handle_torch_function(
             fractional_avg_pool3d, (input, _random_samples), input, kernel_size, output_size,
             output_ratio, _random_samples, generator=generator,
         )  # fmt: skip

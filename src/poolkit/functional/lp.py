@@ -1,6 +1,7 @@
 """Lp pooling: the p-norm of every window, composed of powers and an average."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,8 +10,8 @@ from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from .. import ops
 from ..errors import ArgumentError
-from ..window import Ints, Padding
-from .common import FLOATS, ORDERED, documented, fixed, foreign, ours
+from ..window import Ints, Padding, is_bool
+from .common import FLOATS, ORDERED, differs, documented, fixed, ours, stock_serves
 
 _HALVES = (torch.float16, torch.bfloat16)
 
@@ -25,15 +26,23 @@ def _lp_pool(
     ceil_mode: Any,
     padding: Any,
     dilation: Any,
-    absolute: bool,
+    absolute: Any,
 ) -> Tensor:
     p = _exponent(where, norm_type)
-    if not ours(where, x, ORDERED):
-        stock = getattr(torch.nn.functional, f"lp_pool{rank}d")
-        extras = {"padding": padding != 0, "dilation": dilation != 1, "absolute": absolute}
-        return foreign(  # type: ignore[no-any-return]
-            where, x, lambda: stock(x, norm_type, kernel_size, stride, ceil_mode), extras
-        )
+    if not isinstance(absolute, bool):
+        raise ArgumentError(f"{where}: absolute must be a bool, got {absolute!r}")
+    if not ours(where, x, ORDERED) and stock_serves(
+        where,
+        x,
+        {
+            "padding": differs(padding, 0),
+            "dilation": differs(dilation, 1),
+            "absolute": absolute,
+            "an infinite norm_type": math.isinf(p),
+        },
+    ):
+        stock: Callable[..., Tensor] = getattr(torch.nn.functional, f"lp_pool{rank}d")
+        return stock(x, norm_type, kernel_size, stride, ceil_mode)
     window = fixed(where, rank, x, kernel_size, stride, padding, dilation, ceil_mode,
                    p < 0 or math.isinf(p), True, 1 if absolute else None)  # fmt: skip
     dtype = x.dtype if x.dtype in FLOATS else torch.float32
@@ -52,19 +61,20 @@ def _lp_pool(
 def _exponent(where: str, norm_type: Any) -> float:
     try:
         p = float(norm_type)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         p = math.nan
-    if isinstance(norm_type, bool) or math.isnan(p) or p == 0:
+    # float() also takes "2" and a bool.
+    if p == 0 or math.isnan(p) or is_bool(norm_type) or isinstance(norm_type, (str, bytes)):
         raise ArgumentError(f"{where}: norm_type must be a number other than 0, got {norm_type!r}")
     return p
 
 
 def _power(x: Tensor, p: float) -> Tensor:
-    if 0 < p < 1:
+    if p < 1:
         # The derivative at 0 is infinite, and 0 times that would make NaN of an all-zero window's
         # gradient: it is taken as 0.
         zero = x == 0
-        return torch.where(zero, 0.0, torch.where(zero, 1.0, x).pow(p))
+        return torch.where(zero, x.detach().pow(p), torch.where(zero, 1.0, x).pow(p))
     return x.pow(p)
 
 
@@ -74,14 +84,14 @@ def _root(total: Tensor, p: float) -> Tensor:
     return torch.where(zero, at_zero, torch.where(zero, 1.0, total).pow(1 / p))
 
 
-_LP = """The p-norm of every window, over {n} spatial axes.
+_LP = """The p-norm of every window, over {axes}.
 
     .. math:: y_i = \\Bigl(\\sum_{m \\in R_i} x_m^p\\Bigr)^{1/p}
 
-    The signature and the arithmetic are those of ``torch.nn.functional.lp_pool{n}d``: powers keep their
-    sign, so that an odd or fractional ``p`` of negative values can give NaN, and the sum of a window
-    clipped in ceil mode is scaled up to the whole kernel. ``absolute=True`` has neither: it is ONNX's
-    ``(sum |x|^p)^(1/p)``.
+    The signature and the arithmetic are those of ``torch.nn.functional.lp_pool{n}d``: powers keep
+    their sign, so that an odd or fractional ``p`` of negative values can give NaN, and the sum of a
+    window clipped in ceil mode is scaled up to the whole kernel. ``absolute=True`` has neither: it
+    is ONNX's ``(sum |x|^p)^(1/p)``.
 
     Args:
         input: ``(N, C, {cells})`` or ``(C, {cells})``, contiguous or channels-last.
@@ -98,8 +108,8 @@ _LP = """The p-norm of every window, over {n} spatial axes.
         ``{shapes}``, sizes as in ``max_pool{n}d``. The memory format is kept.
 
     Dtypes:
-        float32, float64; float16 and bfloat16 compute in float32; integers give float32. The gradient
-        of an all-zero window is 0.
+        float32, float64; float16 and bfloat16 compute in float32; integers give float32. The
+        gradient of an all-zero window is 0.
 
     Raises:
         {errors}
@@ -127,7 +137,7 @@ def lp_pool1d(
     absolute: bool = False,
 ) -> Tensor:
     if has_torch_function_unary(input):
-        return handle_torch_function(  # type: ignore[no-any-return]
+        return handle_torch_function(
             lp_pool1d, (input,), input, norm_type, kernel_size, stride, ceil_mode,
             padding=padding, dilation=dilation, absolute=absolute,
         )  # fmt: skip
@@ -148,7 +158,7 @@ def lp_pool2d(
     absolute: bool = False,
 ) -> Tensor:
     if has_torch_function_unary(input):
-        return handle_torch_function(  # type: ignore[no-any-return]
+        return handle_torch_function(
             lp_pool2d, (input,), input, norm_type, kernel_size, stride, ceil_mode,
             padding=padding, dilation=dilation, absolute=absolute,
         )  # fmt: skip
@@ -169,7 +179,7 @@ def lp_pool3d(
     absolute: bool = False,
 ) -> Tensor:
     if has_torch_function_unary(input):
-        return handle_torch_function(  # type: ignore[no-any-return]
+        return handle_torch_function(
             lp_pool3d, (input,), input, norm_type, kernel_size, stride, ceil_mode,
             padding=padding, dilation=dilation, absolute=absolute,
         )  # fmt: skip

@@ -1,5 +1,6 @@
 """Maximum pooling: fixed, adaptive and global windows."""
 
+from collections.abc import Callable
 from typing import Any, Literal, overload
 
 import torch
@@ -15,12 +16,13 @@ from .common import (
     check_mode,
     documented,
     fixed,
-    foreign,
     is_symmetric,
     ours,
+    stock_serves,
 )
 
 MaybeIndices = Tensor | tuple[Tensor, Tensor]
+Stock = Callable[..., MaybeIndices]
 Sizes = int | None | tuple[int | None, ...] | list[int | None]
 
 
@@ -36,23 +38,19 @@ def _max_pool(
     return_indices: Any,
     padding_mode: str,
 ) -> MaybeIndices:
-    if not ours(where, x, ORDERED):
-        stock = getattr(torch.nn.functional, f"max_pool{rank}d")
-        extras = {"padding": not is_symmetric(padding), "padding_mode": padding_mode != "zeros"}
-        return foreign(  # type: ignore[no-any-return]
-            where,
-            x,
-            lambda: stock(
-                x, kernel_size, stride, padding, dilation, ceil_mode, bool(return_indices)
-            ),
-            extras,
-        )
+    if not ours(where, x, ORDERED) and stock_serves(
+        where,
+        x,
+        {"padding": not is_symmetric(padding), "padding_mode": padding_mode != "zeros"},
+    ):
+        stock: Stock = getattr(torch.nn.functional, f"max_pool{rank}d")
+        return stock(x, kernel_size, stride, padding, dilation, ceil_mode, bool(return_indices))
     window = fixed(where, rank, x, kernel_size, stride, padding, dilation, ceil_mode,
                    padding_mode == "zeros")  # fmt: skip
     if padding_mode == "zeros":
         return _reduce(x, window, return_indices)
     check_mode(where, padding_mode)
-    padded = Padded(where, rank, x, window, padding_mode, padding)
+    padded = Padded(where, rank, ops.keep_strides(x), window, padding_mode)
     window = fixed(where, rank, padded.x, kernel_size, stride, 0, dilation, ceil_mode, True)
     result = _reduce(padded.x, window, return_indices)
     if not return_indices:
@@ -68,22 +66,30 @@ def _reduce(x: Tensor, window: Window, return_indices: Any) -> MaybeIndices:
     return values, ops.plane_indices(offsets, window)
 
 
+@overload
+def _adaptive_max_pool(
+    where: str, rank: int, x: Tensor, output_size: Any, return_indices: Literal[False]
+) -> Tensor: ...
+@overload
+def _adaptive_max_pool(
+    where: str, rank: int, x: Tensor, output_size: Any, return_indices: Any
+) -> MaybeIndices: ...
 def _adaptive_max_pool(
     where: str, rank: int, x: Tensor, output_size: Any, return_indices: Any
 ) -> MaybeIndices:
     if not ours(where, x, ORDERED):
-        stock = getattr(torch.nn.functional, f"adaptive_max_pool{rank}d")
-        return foreign(where, x, lambda: stock(x, output_size, bool(return_indices)), {})  # type: ignore[no-any-return]
+        stock: Stock = getattr(torch.nn.functional, f"adaptive_max_pool{rank}d")
+        return stock(x, output_size, bool(return_indices))
     return _reduce(x, adaptive(where, rank, x, output_size, True), return_indices)
 
 
-_MAX = """Maximum of every window, over {n} spatial axes.
+_MAX = """Maximum of every window, over {axes}.
 
     .. math:: y_i = \\max_{m \\in R_i} x_m
 
-    The signature is that of ``torch.nn.functional.max_pool{n}d``, and so are the results, bit for bit:
-    the first of equal values wins (-0.0 and +0.0 are equal), NaN beats every number, the last NaN is
-    the one that is indexed, and padding never wins.
+    The signature is that of ``torch.nn.functional.max_pool{n}d``, and so are the results, bit for
+    bit: the first of equal values wins (-0.0 and +0.0 are equal), NaN beats every number, the last
+    NaN is the one that is indexed, and padding never wins.
 
     Args:
         input: ``(N, C, {cells})`` or ``(C, {cells})``, contiguous or channels-last.
@@ -97,7 +103,8 @@ _MAX = """Maximum of every window, over {n} spatial axes.
         {padding_mode}
 
     Shapes:
-        ``{shapes}``, each ``L' = floor((L + before + after - dilation * (kernel - 1) - 1) / stride) + 1``
+        ``{shapes}``, each
+        ``L' = floor((L + before + after - dilation * (kernel - 1) - 1) / stride) + 1``
         (``ceil`` in ceil mode). The memory format is kept.
 
     Dtypes:
@@ -167,6 +174,7 @@ _GLOBAL_MAX = """Maximum of every whole channel: ``adaptive_max_pool{n}d(input, 
     Source: Oquab et al., "Is object localization for free?", CVPR 2015.
     """
 
+
 @overload
 def max_pool1d(
     input: Tensor,
@@ -216,7 +224,7 @@ def max_pool1d(
     padding_mode: str = "zeros",
 ) -> MaybeIndices:
     if has_torch_function_unary(input):
-        return handle_torch_function(  # type: ignore[no-any-return]
+        return handle_torch_function(
             max_pool1d, (input,), input, kernel_size, stride, padding, dilation, ceil_mode,
             return_indices, padding_mode=padding_mode,
         )  # fmt: skip
@@ -236,9 +244,14 @@ def max_pool1d_with_indices(
     *,
     padding_mode: str = "zeros",
 ) -> tuple[Tensor, Tensor]:
-    return max_pool1d(  # type: ignore[return-value]
-        input, kernel_size, stride, padding, dilation, ceil_mode, True, padding_mode=padding_mode
-    )
+    if has_torch_function_unary(input):
+        return handle_torch_function(
+            max_pool1d_with_indices, (input,), input, kernel_size, stride, padding, dilation,
+            ceil_mode, return_indices, padding_mode=padding_mode,
+        )  # fmt: skip
+    values, indices = _max_pool("max_pool1d_with_indices", 1, input, kernel_size, stride, padding,
+                                dilation, ceil_mode, True, padding_mode)  # fmt: skip
+    return values, indices
 
 
 @overload
@@ -290,7 +303,7 @@ def max_pool2d(
     padding_mode: str = "zeros",
 ) -> MaybeIndices:
     if has_torch_function_unary(input):
-        return handle_torch_function(  # type: ignore[no-any-return]
+        return handle_torch_function(
             max_pool2d, (input,), input, kernel_size, stride, padding, dilation, ceil_mode,
             return_indices, padding_mode=padding_mode,
         )  # fmt: skip
@@ -310,9 +323,14 @@ def max_pool2d_with_indices(
     *,
     padding_mode: str = "zeros",
 ) -> tuple[Tensor, Tensor]:
-    return max_pool2d(  # type: ignore[return-value]
-        input, kernel_size, stride, padding, dilation, ceil_mode, True, padding_mode=padding_mode
-    )
+    if has_torch_function_unary(input):
+        return handle_torch_function(
+            max_pool2d_with_indices, (input,), input, kernel_size, stride, padding, dilation,
+            ceil_mode, return_indices, padding_mode=padding_mode,
+        )  # fmt: skip
+    values, indices = _max_pool("max_pool2d_with_indices", 2, input, kernel_size, stride, padding,
+                                dilation, ceil_mode, True, padding_mode)  # fmt: skip
+    return values, indices
 
 
 @overload
@@ -364,7 +382,7 @@ def max_pool3d(
     padding_mode: str = "zeros",
 ) -> MaybeIndices:
     if has_torch_function_unary(input):
-        return handle_torch_function(  # type: ignore[no-any-return]
+        return handle_torch_function(
             max_pool3d, (input,), input, kernel_size, stride, padding, dilation, ceil_mode,
             return_indices, padding_mode=padding_mode,
         )  # fmt: skip
@@ -384,9 +402,14 @@ def max_pool3d_with_indices(
     *,
     padding_mode: str = "zeros",
 ) -> tuple[Tensor, Tensor]:
-    return max_pool3d(  # type: ignore[return-value]
-        input, kernel_size, stride, padding, dilation, ceil_mode, True, padding_mode=padding_mode
-    )
+    if has_torch_function_unary(input):
+        return handle_torch_function(
+            max_pool3d_with_indices, (input,), input, kernel_size, stride, padding, dilation,
+            ceil_mode, return_indices, padding_mode=padding_mode,
+        )  # fmt: skip
+    values, indices = _max_pool("max_pool3d_with_indices", 3, input, kernel_size, stride, padding,
+                                dilation, ceil_mode, True, padding_mode)  # fmt: skip
+    return values, indices
 
 
 @overload
@@ -406,7 +429,7 @@ def adaptive_max_pool1d(
     input: Tensor, output_size: Sizes, return_indices: bool = False
 ) -> MaybeIndices:
     if has_torch_function_unary(input):
-        return handle_torch_function(  # type: ignore[no-any-return]
+        return handle_torch_function(
             adaptive_max_pool1d, (input,), input, output_size, return_indices
         )
     return _adaptive_max_pool("adaptive_max_pool1d", 1, input, output_size, return_indices)
@@ -416,12 +439,20 @@ def adaptive_max_pool1d(
 def adaptive_max_pool1d_with_indices(
     input: Tensor, output_size: Sizes, return_indices: bool = True
 ) -> tuple[Tensor, Tensor]:
-    return adaptive_max_pool1d(input, output_size, True)
+    if has_torch_function_unary(input):
+        return handle_torch_function(
+            adaptive_max_pool1d_with_indices, (input,), input, output_size, return_indices
+        )
+    where = "adaptive_max_pool1d_with_indices"
+    values, indices = _adaptive_max_pool(where, 1, input, output_size, True)
+    return values, indices
 
 
 @documented(_GLOBAL_MAX)
 def global_max_pool1d(input: Tensor) -> Tensor:
-    return adaptive_max_pool1d(input, 1)
+    if has_torch_function_unary(input):
+        return handle_torch_function(global_max_pool1d, (input,), input)
+    return _adaptive_max_pool("global_max_pool1d", 1, input, 1, False)
 
 
 @overload
@@ -441,7 +472,7 @@ def adaptive_max_pool2d(
     input: Tensor, output_size: Sizes, return_indices: bool = False
 ) -> MaybeIndices:
     if has_torch_function_unary(input):
-        return handle_torch_function(  # type: ignore[no-any-return]
+        return handle_torch_function(
             adaptive_max_pool2d, (input,), input, output_size, return_indices
         )
     return _adaptive_max_pool("adaptive_max_pool2d", 2, input, output_size, return_indices)
@@ -451,12 +482,20 @@ def adaptive_max_pool2d(
 def adaptive_max_pool2d_with_indices(
     input: Tensor, output_size: Sizes, return_indices: bool = True
 ) -> tuple[Tensor, Tensor]:
-    return adaptive_max_pool2d(input, output_size, True)
+    if has_torch_function_unary(input):
+        return handle_torch_function(
+            adaptive_max_pool2d_with_indices, (input,), input, output_size, return_indices
+        )
+    where = "adaptive_max_pool2d_with_indices"
+    values, indices = _adaptive_max_pool(where, 2, input, output_size, True)
+    return values, indices
 
 
 @documented(_GLOBAL_MAX)
 def global_max_pool2d(input: Tensor) -> Tensor:
-    return adaptive_max_pool2d(input, 1)
+    if has_torch_function_unary(input):
+        return handle_torch_function(global_max_pool2d, (input,), input)
+    return _adaptive_max_pool("global_max_pool2d", 2, input, 1, False)
 
 
 @overload
@@ -476,7 +515,7 @@ def adaptive_max_pool3d(
     input: Tensor, output_size: Sizes, return_indices: bool = False
 ) -> MaybeIndices:
     if has_torch_function_unary(input):
-        return handle_torch_function(  # type: ignore[no-any-return]
+        return handle_torch_function(
             adaptive_max_pool3d, (input,), input, output_size, return_indices
         )
     return _adaptive_max_pool("adaptive_max_pool3d", 3, input, output_size, return_indices)
@@ -486,9 +525,17 @@ def adaptive_max_pool3d(
 def adaptive_max_pool3d_with_indices(
     input: Tensor, output_size: Sizes, return_indices: bool = True
 ) -> tuple[Tensor, Tensor]:
-    return adaptive_max_pool3d(input, output_size, True)
+    if has_torch_function_unary(input):
+        return handle_torch_function(
+            adaptive_max_pool3d_with_indices, (input,), input, output_size, return_indices
+        )
+    where = "adaptive_max_pool3d_with_indices"
+    values, indices = _adaptive_max_pool(where, 3, input, output_size, True)
+    return values, indices
 
 
 @documented(_GLOBAL_MAX)
 def global_max_pool3d(input: Tensor) -> Tensor:
-    return adaptive_max_pool3d(input, 1)
+    if has_torch_function_unary(input):
+        return handle_torch_function(global_max_pool3d, (input,), input)
+    return _adaptive_max_pool("global_max_pool3d", 3, input, 1, False)

@@ -1,17 +1,34 @@
 """Max unpooling: values go back to the cells that indices name."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch._prims_common import suggest_memory_format
-from torch.overrides import handle_torch_function, has_torch_function
+from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from .. import ops
 from ..errors import ArgumentError, DtypeError
-from ..window import Ints, Padding, as_ints, normalise_padding
-from .common import ORDERED, documented, foreign, is_symmetric, ours
+from ..window import (
+    Ints,
+    Padding,
+    as_ints,
+    is_omitted,
+    is_sequence,
+    normalise_padding,
+    spatial,
+)
+from .common import (
+    ORDERED,
+    check_tensor,
+    documented,
+    is_symmetric,
+    ours,
+    readable,
+    stock_serves,
+)
 
 DUPLICATES = ("last", "sum", "max", "mean", "error")
 
@@ -28,28 +45,25 @@ def _max_unpool(
     duplicates: str,
 ) -> Tensor:
     check_duplicates(where, duplicates)
-    if not ours(where, x, ORDERED):
-        stock = getattr(torch.nn.functional, f"max_unpool{rank}d")
-        extras = {"padding": not is_symmetric(padding), "duplicates": duplicates != "last"}
-        return foreign(  # type: ignore[no-any-return]
-            where,
-            x,
-            lambda: stock(x, indices, kernel_size, stride, padding, output_size),
-            extras,
-        )
-    _check_inputs(where, rank, x, indices)
+    check_tensor(where, "indices", indices)
+    if not ours(where, x, ORDERED) and stock_serves(
+        where, x, {"padding": not is_symmetric(padding), "duplicates": duplicates != "last"}
+    ):
+        stock: Callable[..., Tensor] = getattr(torch.nn.functional, f"max_unpool{rank}d")
+        return stock(x, indices, kernel_size, stride, padding, output_size)
+    spatial(where, x.shape, rank)
+    _check_indices(where, x, indices)
     sizes = _output_size(where, rank, x.shape, kernel_size, stride, padding, output_size)
-    cells = 1
-    for size in sizes:
-        cells *= size
+    cells = math.prod(sizes)
     layout = suggest_memory_format(x)
-    values, index = x.flatten(-rank), indices.flatten(-rank)
+    values, index = ops.keep_strides(x).flatten(-rank), indices.flatten(-rank)
     _check_range(where, index, cells)
     flat = _scatter(where, values, index, cells, duplicates)
-    return flat.unflatten(-1, sizes).contiguous(memory_format=layout)
+    return flat.view(*flat.shape[:-1], *sizes).contiguous(memory_format=layout)
 
 
-def check_duplicates(where: str, duplicates: str) -> None:
+def check_duplicates(where: str, duplicates: Any) -> None:
+    """Refuse a ``duplicates`` that is none of `DUPLICATES`."""
     if duplicates not in DUPLICATES:
         raise ArgumentError(
             f"{where}: duplicates must be one of {', '.join(map(repr, DUPLICATES))}, "
@@ -57,15 +71,7 @@ def check_duplicates(where: str, duplicates: str) -> None:
         )
 
 
-def _check_inputs(where: str, rank: int, x: Tensor, indices: Tensor) -> None:
-    if x.dim() not in (rank + 1, rank + 2):
-        raise ArgumentError(
-            f"{where}: input must have {rank + 1} or {rank + 2} axes, got shape {tuple(x.shape)}"
-        )
-    if any(size == 0 for size in x.shape[x.dim() - rank - 1 :]):
-        raise ArgumentError(
-            f"{where}: no channel and no spatial extent may be 0, got shape {tuple(x.shape)}"
-        )
+def _check_indices(where: str, x: Tensor, indices: Tensor) -> None:
     if indices.dtype is not torch.int64:
         raise DtypeError(f"{where}: indices must be int64, got {indices.dtype}")
     if indices.shape != x.shape:
@@ -85,8 +91,7 @@ def _output_size(
     output_size: Any,
 ) -> tuple[int, ...]:
     kernels = as_ints(where, "kernel_size", kernel_size, rank, 1)
-    omitted = stride is None or (not isinstance(stride, int) and len(stride) == 0)
-    strides = kernels if omitted else as_ints(where, "stride", stride, rank, 1)
+    strides = kernels if is_omitted(stride) else as_ints(where, "stride", stride, rank, 1)
     pads = normalise_padding(where, padding, rank)
     if isinstance(pads, str):
         raise ArgumentError(f"{where}: padding must be ints or pairs here, got {padding!r}")
@@ -97,13 +102,14 @@ def _output_size(
     if output_size is None:
         sizes = natural
     else:
-        given = tuple(output_size)
-        sizes = [*as_ints(where, "output_size", given[2:] if len(given) == rank + 2 else given, rank, 0)]
+        whole = is_sequence(output_size) and len(output_size) == rank + 2
+        given = output_size[2:] if whole else output_size
+        sizes = [*as_ints(where, "output_size", given, rank, 0)]
         for size, usual, step in zip(sizes, natural, strides, strict=True):
             if not usual - step < size < usual + step:
                 raise ArgumentError(
                     f"{where}: output_size must be within one stride of {tuple(natural)}, got "
-                    f"{tuple(output_size)} (input shape {tuple(shape)}, stride {strides})"
+                    f"{output_size!r} (input shape {tuple(shape)}, stride {strides})"
                 )
     if any(size < 1 for size in sizes):
         raise ArgumentError(
@@ -114,10 +120,8 @@ def _output_size(
 
 
 def _check_range(where: str, index: Tensor, cells: int) -> None:
-    # What is traced or mapped has no values to look at; gather and scatter check there.
-    if torch.compiler.is_compiling() or ops.transforms_active() or index.is_meta:
-        return
-    if index.numel() == 0:
+    # Where indices cannot be read, gather and scatter check them.
+    if not readable(index) or index.numel() == 0:
         return
     low, high = (int(v) for v in torch.aminmax(index))
     if low < 0 or high >= cells:
@@ -143,11 +147,11 @@ def _scatter(where: str, values: Tensor, index: Tensor, cells: int, duplicates: 
     nobody = torch.full_like(empty, -1, dtype=torch.int64)
     winner = nobody.scatter_reduce(-1, index, number, "amax")
     if duplicates == "error":
-        writers = int((winner >= 0).sum())
-        if writers != index.numel():
+        repeated = index.numel() - int((winner >= 0).sum())
+        if repeated > 0:
             raise ArgumentError(
-                f"{where}: duplicates='error', and {index.numel() - writers} of {index.numel()} "
-                f"indices repeat another"
+                f"{where}: duplicates='error', and {repeated} of {index.numel()} indices repeat "
+                f"another"
             )
     chosen = values.gather(-1, winner.clamp(min=0))
     return torch.where(winner >= 0, chosen, torch.zeros_like(chosen))
@@ -155,7 +159,7 @@ def _scatter(where: str, values: Tensor, index: Tensor, cells: int, duplicates: 
 
 def _ascending(values: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
     """Both in ascending order of the values, so that the last writer of a cell is the greatest."""
-    order = torch.sort(values.detach(), -1, stable=True).indices
+    order = torch.sort(values.detach(), stable=True).indices
     return values.gather(-1, order), index.gather(-1, order)
 
 
@@ -173,10 +177,10 @@ _UNPOOL = """Put every value back to the cell that its index names; all other ce
         kernel_size: of the pooling that is undone.
         stride: of the pooling that is undone; default ``kernel_size``.
         padding: of the pooling that is undone: an int, one per axis, or (before, after) pairs.
-        output_size: the spatial (or whole) shape of the result, where the pooling's arguments leave a
-            choice.
-        duplicates: what happens where several values name one cell: ``"last"`` in row-major order wins
-            (and alone gets the gradient), ``"sum"``, ``"max"``, ``"mean"``, or ``"error"``.
+        output_size: the spatial (or whole) shape of the result, where the pooling's arguments leave
+            a choice.
+        duplicates: what happens where several values name one cell: ``"last"`` in row-major order
+            wins (and alone gets the gradient), ``"sum"``, ``"max"``, ``"mean"``, or ``"error"``.
 
     Shapes:
         ``{shapes}``, each ``L' = (L - 1) * stride + kernel - before - after``, or ``output_size``.
@@ -210,8 +214,8 @@ def max_unpool1d(
     *,
     duplicates: str = "last",
 ) -> Tensor:
-    if has_torch_function((input, indices)):
-        return handle_torch_function(  # type: ignore[no-any-return]
+    if has_torch_function_variadic(input, indices):
+        return handle_torch_function(
             max_unpool1d, (input, indices), input, indices, kernel_size, stride, padding,
             output_size, duplicates=duplicates,
         )  # fmt: skip
@@ -230,8 +234,8 @@ def max_unpool2d(
     *,
     duplicates: str = "last",
 ) -> Tensor:
-    if has_torch_function((input, indices)):
-        return handle_torch_function(  # type: ignore[no-any-return]
+    if has_torch_function_variadic(input, indices):
+        return handle_torch_function(
             max_unpool2d, (input, indices), input, indices, kernel_size, stride, padding,
             output_size, duplicates=duplicates,
         )  # fmt: skip
@@ -250,8 +254,8 @@ def max_unpool3d(
     *,
     duplicates: str = "last",
 ) -> Tensor:
-    if has_torch_function((input, indices)):
-        return handle_torch_function(  # type: ignore[no-any-return]
+    if has_torch_function_variadic(input, indices):
+        return handle_torch_function(
             max_unpool3d, (input, indices), input, indices, kernel_size, stride, padding,
             output_size, duplicates=duplicates,
         )  # fmt: skip

@@ -1,15 +1,15 @@
 """The raw operators, their fake kernels and their derivatives: torch only.
 
-Operators come in adjoint pairs, `pick` and `scatter`, `avg_pool` and `avg_pool_backward`. Each is the
-other's derivative, and `pick` is also the forward derivative of a maximum: there is no code for second
-derivatives, and every order works. Functional code calls `max_pool`, `max_pool_offsets`, `avg_pool`
-and `plane_indices` of this module; each goes to the raw operator at once unless something
-differentiates.
+Operators come in adjoint pairs, `pick` and `scatter`, `avg_pool` and `avg_pool_backward`. Each is
+the other's derivative, and `pick` is also the forward derivative of a maximum: there is no code for
+second derivatives, and every order works. Functional code calls `max_pool`, `max_pool_offsets`,
+`avg_pool` and `plane_indices` of this module; each goes to the raw operator at once unless
+something differentiates.
 """
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from .. import cpu, reference
 from ..window import Window, unpack
 
 Packed = Sequence[int]
+R = TypeVar("R")
 
 # ---- raw operators ------------------------------------------------------------------------------
 
@@ -73,13 +74,17 @@ def _fake_max_pool_offsets(x: Tensor, window: Packed) -> tuple[Tensor, Tensor]:
     return _pooled(x, window), _pooled(x, window, unpack(window)[0].offset_dtype)
 
 
+def _fake_plane_indices(offsets: Tensor, window: Packed) -> Tensor:
+    return torch.empty_like(offsets, dtype=torch.int64)
+
+
 _OPERATORS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     # name: (what serves without a kernel, the fake kernel)
     "max_pool": (_slow_max_pool, _pooled),
     "max_pool_offsets": (_slow_max_pool_offsets, _fake_max_pool_offsets),
     "pick": (_slow_pick, lambda x, offsets, window: _pooled(x, window)),
     "scatter": (_slow_scatter, lambda g, offsets, window: _unpooled(g, window)),
-    "plane_indices": (_slow_plane_indices, lambda o, window: torch.empty_like(o, dtype=torch.int64)),
+    "plane_indices": (_slow_plane_indices, _fake_plane_indices),
     "avg_pool": (_slow_avg_pool, _pooled),
     "avg_pool_backward": (_slow_avg_pool_backward, _unpooled),
 }
@@ -97,23 +102,34 @@ def _load() -> dict[str, Callable[..., Any]]:
         )
         return {name: slow for name, (slow, _) in _OPERATORS.items()}
     for name, (slow, fake) in _OPERATORS.items():
-        # Devices without a kernel of ours are served by the reference through the same operator.
-        torch.library.impl(f"poolkit::{name}", "CompositeExplicitAutograd", slow)
-        torch.library.register_fake(f"poolkit::{name}", fake)
-    return {name: getattr(torch.ops.poolkit, name).default for name in _OPERATORS}
+        for overload in (name, f"{name}.ints"):
+            # The reference serves devices without a kernel of ours, through the same operator.
+            torch.library.impl(f"poolkit::{overload}", "CompositeExplicitAutograd", slow)
+            torch.library.register_fake(f"poolkit::{overload}", fake)
+    return {name: _overloaded(getattr(torch.ops.poolkit, name)) for name in _OPERATORS}
+
+
+def _overloaded(operator: Any) -> Callable[..., Any]:
+    """The operator: its cheap overload for a list, a window of plain integers; else the other."""
+    ints, symbolic = operator.ints, operator.default
+
+    def call(*args: Any) -> Any:
+        return ints(*args) if type(args[-1]) is list else symbolic(*args)
+
+    return call
 
 
 _raw = _load()
 NATIVE = cpu.isa() is not None
 """Whether kernels serve; otherwise everything is computed by the reference."""
 
-_raw_max_pool = _raw["max_pool"]
-_raw_max_pool_offsets = _raw["max_pool_offsets"]
-_raw_pick = _raw["pick"]
-_raw_scatter = _raw["scatter"]
-_raw_plane_indices = _raw["plane_indices"]
-_raw_avg_pool = _raw["avg_pool"]
-_raw_avg_pool_backward = _raw["avg_pool_backward"]
+_raw_max_pool: Callable[[Tensor, Packed], Tensor] = _raw["max_pool"]
+_raw_max_pool_offsets: Callable[[Tensor, Packed], tuple[Tensor, Tensor]] = _raw["max_pool_offsets"]
+_raw_pick: Callable[[Tensor, Tensor, Packed], Tensor] = _raw["pick"]
+_raw_scatter: Callable[[Tensor, Tensor, Packed], Tensor] = _raw["scatter"]
+_raw_plane_indices: Callable[[Tensor, Packed], Tensor] = _raw["plane_indices"]
+_raw_avg_pool: Callable[[Tensor, Packed], Tensor] = _raw["avg_pool"]
+_raw_avg_pool_backward: Callable[[Tensor, Packed], Tensor] = _raw["avg_pool_backward"]
 
 
 # ---- derivatives --------------------------------------------------------------------------------
@@ -138,14 +154,23 @@ def _rank(window: Packed) -> int:
     return len(window) // 7
 
 
+def _kept(window: Packed) -> Packed:
+    """``window`` as a Function may keep it for its backward pass.
+
+    Dynamo takes symbolic sizes over into the backward graph only if they were computed inside the
+    Function.
+    """
+    return tuple([n + 0 for n in window]) if torch.compiler.is_compiling() else window
+
+
 class _MaxPool(Function):
     @staticmethod
     def forward(x: Tensor, window: Packed) -> tuple[Tensor, Tensor]:
-        return _raw_max_pool_offsets(x, window)  # type: ignore[no-any-return]
+        return _raw_max_pool_offsets(x, window)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.window = inputs[1]
+        ctx.window = _kept(inputs[1])
         ctx.mark_non_differentiable(output[1])
         ctx.save_for_backward(output[1])
         ctx.save_for_forward(output[1])
@@ -158,7 +183,7 @@ class _MaxPool(Function):
     @staticmethod
     def vmap(info: Any, in_dims: Any, x: Tensor, window: Packed) -> Any:
         (x,), unfold = _fold(info, in_dims[:1], (x,), _rank(window))
-        values, offsets = _apply(_MaxPoolForward, x, window)
+        values, offsets = _apply(_MaxPool, _MaxPoolForward, x, window)
         return (unfold(values), unfold(offsets)), (0, 0)
 
 
@@ -171,11 +196,11 @@ class _MaxPoolForward(_MaxPool):
 class _Pick(Function):
     @staticmethod
     def forward(x: Tensor, offsets: Tensor, window: Packed) -> Tensor:
-        return _raw_pick(x, offsets, window)  # type: ignore[no-any-return]
+        return _raw_pick(x, offsets, window)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.window = inputs[2]
+        ctx.window = _kept(inputs[2])
         ctx.save_for_backward(inputs[1])
         ctx.save_for_forward(inputs[1])
 
@@ -198,11 +223,11 @@ class _PickForward(_Pick):
 class _Scatter(Function):
     @staticmethod
     def forward(g: Tensor, offsets: Tensor, window: Packed) -> Tensor:
-        return _raw_scatter(g, offsets, window)  # type: ignore[no-any-return]
+        return _raw_scatter(g, offsets, window)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.window = inputs[2]
+        ctx.window = _kept(inputs[2])
         ctx.save_for_backward(inputs[1])
         ctx.save_for_forward(inputs[1])
 
@@ -225,7 +250,7 @@ class _ScatterForward(_Scatter):
 class _PlaneIndices(Function):
     @staticmethod
     def forward(offsets: Tensor, window: Packed) -> Tensor:
-        return _raw_plane_indices(offsets, window)  # type: ignore[no-any-return]
+        return _raw_plane_indices(offsets, window)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -246,11 +271,11 @@ class _PlaneIndicesForward(_PlaneIndices):
 class _AvgPool(Function):
     @staticmethod
     def forward(x: Tensor, window: Packed) -> Tensor:
-        return _raw_avg_pool(x, window)  # type: ignore[no-any-return]
+        return _raw_avg_pool(x, window)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.window = inputs[1]
+        ctx.window = _kept(inputs[1])
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
@@ -259,27 +284,27 @@ class _AvgPool(Function):
     @staticmethod
     def vmap(info: Any, in_dims: Any, x: Tensor, window: Packed) -> Any:
         (x,), unfold = _fold(info, in_dims[:1], (x,), _rank(window))
-        return unfold(_apply(_AvgPoolForward, x, window)), 0
+        return unfold(_apply(_AvgPool, _AvgPoolForward, x, window)), 0
 
 
 class _AvgPoolForward(_AvgPool):
     @staticmethod
     def jvp(ctx: Any, t: Tensor, _: Any) -> Any:
-        return _apply(_AvgPoolForward, t, ctx.window)
+        return _apply(_AvgPool, _AvgPoolForward, t, ctx.window)
 
 
 class _AvgPoolBackward(Function):
     @staticmethod
     def forward(g: Tensor, window: Packed) -> Tensor:
-        return _raw_avg_pool_backward(g, window)  # type: ignore[no-any-return]
+        return _raw_avg_pool_backward(g, window)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.window = inputs[1]
+        ctx.window = _kept(inputs[1])
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
-        return _apply(_AvgPoolForward, g, ctx.window), None
+        return _apply(_AvgPool, _AvgPoolForward, g, ctx.window), None
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, g: Tensor, window: Packed) -> Any:
@@ -293,10 +318,17 @@ class _AvgPoolBackwardForward(_AvgPoolBackward):
         return avg_pool_backward(t, ctx.window)
 
 
-transforms_active = torch._C._are_functorch_transforms_active
-_direct_apply = {
-    # Function.apply spends 10 us on binding a signature that is known here.
-    cls: super(Function, cls).apply
+transforms_active: Callable[[], bool] = torch._C._are_functorch_transforms_active  # noqa: SLF001  no public name
+
+
+def _direct(cls: type[Function]) -> Callable[..., Any]:
+    """``cls.apply`` without the 10 us that it spends on binding a signature that is known here."""
+    apply: Callable[..., Any] = super(Function, cls).apply  # type: ignore[misc]  # not in torch's stubs
+    return apply
+
+
+_direct_apply: dict[type[Function], Callable[..., Any]] = {
+    cls: _direct(cls)
     for cls in (
         _MaxPoolForward,
         _PickForward,
@@ -308,9 +340,9 @@ _direct_apply = {
 }
 
 
-def _apply(cls: Any, *args: Any) -> Any:
+def _apply(plain: Any, cls: Any, *args: Any) -> Any:
     if torch.compiler.is_compiling():
-        return cls.__base__.apply(*args)  # the class without jvp
+        return plain.apply(*args)  # the class without jvp; Dynamo cannot follow cls.__base__
     if transforms_active():
         return cls.apply(*args)
     return _direct_apply[cls](*args)
@@ -322,7 +354,7 @@ def differentiates(*tensors: Tensor) -> bool:
         for t in tensors:
             if t.requires_grad:
                 return True
-    return transforms_active() or fwad._current_level >= 0
+    return transforms_active() or fwad._current_level >= 0  # noqa: SLF001  no public name
 
 
 def _wanted(x: Tensor, window: Window) -> Packed:
@@ -337,19 +369,24 @@ def _channels_last(x: Tensor) -> bool:
     return suggest_memory_format(x) is not torch.contiguous_format
 
 
-def _restore_strides(x: Tensor, make: Callable[[Tensor], Any]) -> Any:
-    """``make(x)``, with the gradient in the strides of ``empty_like(x)`` where those are unusual."""
-    if x.is_contiguous() or x.is_contiguous(memory_format=suggest_memory_format(x)):
+def _restore_strides(x: Tensor, make: Callable[[Tensor], R]) -> R:
+    """``make(x)``, its gradient in the strides of ``empty_like(x)`` where those are unusual."""
+    # The compiler chooses strides itself, and cannot sort symbolic ones.
+    if (
+        torch.compiler.is_compiling()
+        or x.is_contiguous()
+        or x.is_contiguous(memory_format=suggest_memory_format(x))
+    ):
         return make(x)
-    return make(_apply(_SameStridesForward, x))
+    return make(_apply(_SameStrides, _SameStridesForward, x))
 
 
 class _SameStrides(Function):
-    """The identity, whose gradient has the strides of ``empty_like(x)``: those of a dense permutation."""
+    """The identity; its gradient has the strides of ``empty_like(x)``: a dense permutation's."""
 
     @staticmethod
     def forward(x: Tensor) -> Tensor:
-        return x.view_as(x)
+        return x.detach()  # a view would get other strides along axes of size 1
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -372,59 +409,81 @@ class _SameStridesForward(_SameStrides):
         return t.view_as(t)
 
 
-_direct_apply[_SameStridesForward] = super(Function, _SameStridesForward).apply
+_direct_apply[_SameStridesForward] = _direct(_SameStridesForward)
 
 
-# ---- what the rest of the package calls -----------------------------------------------------------
+def keep_strides(x: Tensor) -> Tensor:
+    """``x`` for composed code, whose gradient would lose the strides of ``empty_like(x)``."""
+    if torch.compiler.is_compiling() or x.is_contiguous() or not differentiates(x):
+        return x
+    same: Tensor = _apply(_SameStrides, _SameStridesForward, x)
+    return same
+
+
+# ---- what the rest of the package calls ---------------------------------------------------------
 
 
 def max_pool(x: Tensor, window: Window) -> Tensor:
     """The maxima alone; offsets are kept only for a backward pass."""
     if not differentiates(x):
-        return _raw_max_pool(x, window.packed)  # type: ignore[no-any-return]
+        return _raw_max_pool(x, window.packed)
     return max_pool_offsets(x, window)[0]
 
 
 def max_pool_offsets(x: Tensor, window: Window) -> tuple[Tensor, Tensor]:
     """The maxima and the tap of each winner."""
     if not differentiates(x):
-        return _raw_max_pool_offsets(x, window.packed)  # type: ignore[no-any-return]
+        return _raw_max_pool_offsets(x, window.packed)
     packed = _wanted(x, window)
-    return _restore_strides(x, lambda x: _apply(_MaxPoolForward, x, packed))  # type: ignore[no-any-return]
+
+    def pooled(x: Tensor) -> tuple[Tensor, Tensor]:
+        both: tuple[Tensor, Tensor] = _apply(_MaxPool, _MaxPoolForward, x, packed)
+        return both
+
+    return _restore_strides(x, pooled)
 
 
 def avg_pool(x: Tensor, window: Window) -> Tensor:
     """The averages."""
     if not differentiates(x):
-        return _raw_avg_pool(x, window.packed)  # type: ignore[no-any-return]
+        return _raw_avg_pool(x, window.packed)
     packed = _wanted(x, window)
-    return _restore_strides(x, lambda x: _apply(_AvgPoolForward, x, packed))  # type: ignore[no-any-return]
+
+    def pooled(x: Tensor) -> Tensor:
+        averages: Tensor = _apply(_AvgPool, _AvgPoolForward, x, packed)
+        return averages
+
+    return _restore_strides(x, pooled)
 
 
 def plane_indices(offsets: Tensor, window: Window | Packed) -> Tensor:
-    """torch's int64 index in the input plane of the cell that each offset names."""
+    """The int64 index, in the flattened input plane, of the cell that each offset names."""
     packed = window.packed if isinstance(window, Window) else window
     if not transforms_active():
-        return _raw_plane_indices(offsets, packed)  # type: ignore[no-any-return]
-    return _apply(_PlaneIndicesForward, offsets, packed)  # type: ignore[no-any-return]
+        return _raw_plane_indices(offsets, packed)
+    indices: Tensor = _apply(_PlaneIndices, _PlaneIndicesForward, offsets, packed)
+    return indices
 
 
 def pick(x: Tensor, offsets: Tensor, packed: Packed) -> Tensor:
     """The values of ``x`` at the cells that the offsets name."""
     if not differentiates(x):
-        return _raw_pick(x, offsets, packed)  # type: ignore[no-any-return]
-    return _apply(_PickForward, x, offsets, packed)  # type: ignore[no-any-return]
+        return _raw_pick(x, offsets, packed)
+    values: Tensor = _apply(_Pick, _PickForward, x, offsets, packed)
+    return values
 
 
 def scatter(g: Tensor, offsets: Tensor, packed: Packed) -> Tensor:
     """The sum, at each cell, of the values whose offset names it."""
     if not differentiates(g):
-        return _raw_scatter(g, offsets, packed)  # type: ignore[no-any-return]
-    return _apply(_ScatterForward, g, offsets, packed)  # type: ignore[no-any-return]
+        return _raw_scatter(g, offsets, packed)
+    sums: Tensor = _apply(_Scatter, _ScatterForward, g, offsets, packed)
+    return sums
 
 
 def avg_pool_backward(g: Tensor, packed: Packed) -> Tensor:
     """The adjoint of the average: every output's value, divided, at each of its cells."""
     if not differentiates(g):
-        return _raw_avg_pool_backward(g, packed)  # type: ignore[no-any-return]
-    return _apply(_AvgPoolBackwardForward, g, packed)  # type: ignore[no-any-return]
+        return _raw_avg_pool_backward(g, packed)
+    spread: Tensor = _apply(_AvgPoolBackward, _AvgPoolBackwardForward, g, packed)
+    return spread

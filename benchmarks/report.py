@@ -1,0 +1,368 @@
+"""Results in words: tables for the terminal, Markdown for the documentation and the README."""
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from .cases import LAYOUTS, PHASES
+from .summary import NOISE, SMALL, Group, Record, Target, groups, slower, targets, title
+
+LAYOUT_NAMES = {"contiguous": "contiguous", "channels_last": "channels-last"}
+PHASE_NAMES = {
+    "inference": "inference forward",
+    "training": "training forward",
+    "backward": "backward",
+}
+RATIO_NAMES = {
+    "speedup": "torch / poolkit",
+    "best": "best peer / poolkit",
+    "limit": "poolkit / limit",
+}
+KIND_NAMES = {
+    "inference": "inference",
+    "gradient": "with gradient",
+    "step": "with gradient, and backward",
+}
+VERDICTS = {True: "holds", False: "missed", None: "not measured"}
+
+_NUMBER = re.compile(r"[+-]?[\d.]+( [KM]iB| B)?( \(.+\))?")
+
+Results = dict[str, Any]
+"""What the JSON file holds."""
+Rows = list[list[str]]
+
+
+def number(value: float | None) -> str:
+    """Three digits are enough for a ratio; a dash for what was not measured."""
+    if value is None or math.isnan(value):
+        return "-"
+    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
+
+
+def spread(value: dict[str, float] | None) -> str:
+    """Median and 10-90 % range, as in `9.10 (8.70-9.50)`."""
+    if value is None:
+        return "-"
+    return f"{number(value['median'])} ({number(value['p10'])}-{number(value['p90'])})"
+
+
+def threads_text(count: int) -> str:
+    return f"{count} thread{'s' * (count > 1)}"
+
+
+def size_in_bytes(count: int | None) -> str:
+    if count is None:
+        return "-"
+    for unit, size in (("MiB", 2**20), ("KiB", 2**10)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} B"
+
+
+# ---- tables: a head and rows, for either kind of output -----------------------------------------
+
+CASE_HEAD = [
+    "case",
+    "operator",
+    "layout",
+    *(f"{phase}: {what}" for phase in PHASES for what in ("torch / poolkit", "poolkit / limit")),
+]
+
+
+def case_rows(records: Sequence[Record]) -> dict[str, Rows]:
+    """Per dtype and thread count, a row per tensor: two ratios of every phase."""
+    tables: dict[str, dict[tuple[str, ...], dict[str, Record]]] = {}
+    for r in records:
+        heading = f"{r['dtype']}, {threads_text(r['thread_count'])}"
+        row = (f"{r['network']} {r['size']}", r["label"], LAYOUT_NAMES[r["layout"]])
+        tables.setdefault(heading, {}).setdefault(row, {})[r["phase"]] = r
+    return {
+        heading: [
+            [*row, *(cell for phase in PHASES for cell in _cells(by_phase.get(phase)))]
+            for row, by_phase in table.items()
+        ]
+        for heading, table in tables.items()
+    }
+
+
+def _cells(record: Record | None) -> tuple[str, str]:
+    if record is None:
+        return "", ""
+    if "torch" in record["wrong"]:
+        speedup = "differs"
+    elif "torch" in record["left_out"]:
+        speedup = "cannot"
+    else:
+        speedup = spread(record["speedup"].get("torch"))
+    return speedup, spread(record["over_limit"])
+
+
+SUMMARY_HEAD = ["dtype", "threads", "phase", "layout", "points"]
+SUMMARY_RATIOS = {"speedup": "lowest", "best": "lowest", "limit": "highest"}
+"""Each ratio with the end at which poolkit does worst."""
+
+
+def summary_table(found: Sequence[Group], peers: Sequence[str]) -> tuple[list[str], Rows]:
+    """Head and rows; the best peer has columns of its own once there are several."""
+    ratios = [ratio for ratio in SUMMARY_RATIOS if ratio != "best" or len(peers) > 1]
+    head = [*SUMMARY_HEAD]
+    for ratio in ratios:
+        head += [f"{RATIO_NAMES[ratio]}: mean", "lowest", "highest", f"{SUMMARY_RATIOS[ratio]} at"]
+    rows: dict[tuple[str, ...], dict[str, Group]] = {}
+    for g in found:
+        key = (g.dtype, g.threads, PHASE_NAMES[g.phase], LAYOUT_NAMES[g.layout])
+        rows.setdefault(key, {})[g.ratio] = g
+    return head, [
+        [
+            *key,
+            str(max(g.count for g in by_ratio.values())),
+            *(cell for ratio in ratios for cell in _group_cells(by_ratio.get(ratio))),
+        ]
+        for key, by_ratio in rows.items()
+    ]
+
+
+def _group_cells(g: Group | None) -> list[str]:
+    if g is None:
+        return ["-"] * 4
+    return [number(g.mean), number(g.lowest), number(g.highest), g.worst]
+
+
+TARGET_HEAD = ["target", "", "measured"]
+
+
+def target_rows(found: Sequence[Target]) -> Rows:
+    return [[t.text, VERDICTS[t.holds], t.measured] for t in found]
+
+
+OVERHEAD_HEAD = ["call", "", "threads", "torch, us", "poolkit, us", "difference, us"]
+
+
+def overhead_rows(overhead: Sequence[Record]) -> Rows:
+    return [
+        [
+            title(r),
+            KIND_NAMES[r["kind"]],
+            str(r["thread_count"]),
+            *(spread(r["microseconds"][name]) for name in ("torch", "poolkit")),
+            "{median:+.2f} ({p10:+.2f} to {p90:+.2f})".format(**r["difference"]),
+        ]
+        for r in overhead
+    ]
+
+
+SAVED_HEAD = ["case", "operator", "torch", "poolkit", "bytes per output element"]
+
+
+def saved_rows(records: Sequence[Record]) -> Rows:
+    """Bytes kept for backward, by contiguous float32 inputs; once per tensor."""
+    rows = {}
+    for r in records:
+        if r["saved_bytes"] and (r["dtype"], r["layout"]) == ("float32", "contiguous"):
+            kept = r["saved_bytes"]
+            rows[title(r)] = [
+                f"{r['network']} {r['size']}",
+                r["label"],
+                size_in_bytes(kept.get("torch")),
+                size_in_bytes(kept["poolkit"]),
+                number(kept["poolkit"] / r["output_elements"]),
+            ]
+    return list(rows.values())
+
+
+def machine_line(results: Results) -> str:
+    """Machine and versions in one sentence."""
+    m, v = results["machine"], results["versions"]
+    parts = [
+        m["processor"],
+        threads_text(m["threads"]),
+        m["caches"],
+        f"{m['memory_gib']} GiB" if m["memory_gib"] else "",
+        m["system"],
+    ]
+    software = [f"{name} {version}" for name, version in v.items()]
+    return "; ".join(part for part in parts if part) + "; " + ", ".join(software)
+
+
+def missing_line(results: Results) -> str:
+    missing = results["missing"]
+    return "; ".join(f"{name} ({reason})" for name, reason in missing.items()) or "none"
+
+
+def remarks(records: Sequence[Record]) -> list[str]:
+    """Who could not run which points, and whose results were wrong: a line per reason."""
+    lines: dict[tuple[str, str, str], list[str]] = {}
+    for r in records:
+        for verb, found in (("differs from poolkit", r["wrong"]), ("did not run", r["left_out"])):
+            for name, reason in found.items():
+                key = (name, verb, reason)
+                lines.setdefault(key, []).append(
+                    f"{title(r)} {r['dtype']} {LAYOUT_NAMES[r['layout']]} {r['phase']}"
+                )
+    return [
+        f"{name} {verb} in {len(where)} point{'s' * (len(where) > 1)}, first {where[0]}: {reason}"
+        for (name, verb, reason), where in lines.items()
+    ]
+
+
+# ---- the terminal -------------------------------------------------------------------------------
+
+
+def show(results: Results, console: Console) -> None:
+    """Everything, ending with the summary, the targets and what is missing."""
+    records, overhead = results["records"], results["overhead"]
+    for heading, rows in case_rows(records).items():
+        _table(console, heading + "; median (10-90 %)", CASE_HEAD, rows)
+    _table(console, "Kept for backward, float32", SAVED_HEAD, saved_rows(records))
+    _table(console, "Cost of a call", OVERHEAD_HEAD, overhead_rows(overhead))
+    _table(console, "Summary; geometric means", *summary_table(groups(records), results["peers"]))
+    _table(console, "Targets", TARGET_HEAD, target_rows(targets(records, overhead)))
+    for line in remarks(records):
+        console.print(line, markup=False, highlight=False)
+    for name, text in (("Peers missing", missing_line(results)), ("On", machine_line(results))):
+        console.print(f"{name}: {text}", markup=False, highlight=False)
+
+
+def _table(console: Console, heading: str, head: list[str], rows: Rows) -> None:
+    if not rows:
+        return
+    table = Table(title=heading, box=box.SIMPLE, title_justify="left")
+    numeric = [all(_is_numeric(row[i]) for row in rows) for i in range(len(head))]
+    for name, right in zip(head, numeric, strict=True):
+        table.add_column(name, justify="right" if right else "left")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def _is_numeric(cell: str) -> bool:
+    return cell in ("", "-", "differs", "cannot") or bool(_NUMBER.fullmatch(cell))
+
+
+# ---- Markdown -----------------------------------------------------------------------------------
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    rows = [list(row) for row in rows]
+    numeric = [bool(rows) and all(_is_numeric(row[i]) for row in rows) for i in range(len(head))]
+    rule = ["--:" if right else "---" for right in numeric]
+    cells = [list(head), rule, *([cell.replace("|", "\\|") for cell in row] for row in rows)]
+    return "".join(f"| {' | '.join(row)} |\n" for row in cells)
+
+
+PAGE = """# Benchmarks
+
+poolkit, every peer and the physical limit, measured in one run on the same tensors by
+
+```sh
+{command}
+```
+
+on {machine}. Generated by that command; do not edit.
+
+**How.** Each peer's result is checked before it is timed: maxima, and their float32 gradients, to
+the bit; averages, norms and gradients of half types up to the roundings that both may make. After a
+warm-up the contestants run in turns, with Python's garbage collector off; ratios are taken round by
+round. A figure is the median, with the 10-90 % range in brackets. A call allocates its result, for
+everyone.
+
+**The limit** is a native kernel that reads the bytes of the case once and writes its result's bytes
+once, into memory that was touched before, on the same threads in the same rounds. Training forward
+of max also writes a byte per output (two above 256 taps); backward reads the output's gradient and
+these bytes, and writes the input's gradient. A ratio of 1 is the best that memory allows.
+
+**Peers missing:** {missing}.
+
+## Summary
+
+Points above {small:,} elements; means are geometric; `torch / poolkit` is how many times longer
+torch takes.
+
+{summary}
+## Targets
+
+{targets}
+## Where a peer is faster
+
+{slower}
+## Cost of a call
+
+On a tensor so small that nothing else counts.
+
+{overhead}
+## Kept for backward
+
+What autograd keeps between forward and backward, float32. torch keeps its input too, which may be
+alive for other reasons.
+
+{saved}
+## Every case
+
+{cases}"""
+
+
+def markdown(results: Results) -> str:
+    """The page docs/benchmarks.md."""
+    records, overhead = results["records"], results["overhead"]
+    lost = [
+        [
+            f"{r['network']} {title(r)}",
+            r["dtype"],
+            LAYOUT_NAMES[r["layout"]],
+            PHASE_NAMES[r["phase"]],
+            str(r["thread_count"]),
+            str(r["best_peer"]),
+            spread(r["speedup"][r["best_peer"]]),
+        ]
+        for r in slower(records)
+    ]
+    lost_head = ["case", "dtype", "layout", "phase", "threads", "peer", "peer / poolkit"]
+    notes = "".join(f"- {line}\n" for line in remarks(records))
+    tables = [
+        f"### {heading}\n\n{markdown_table(CASE_HEAD, rows)}"
+        for heading, rows in case_rows(records).items()
+    ]
+    return PAGE.format(
+        command=results["command"],
+        machine=machine_line(results),
+        missing=missing_line(results),
+        small=SMALL,
+        summary=markdown_table(*summary_table(groups(records), results["peers"])),
+        targets=markdown_table(TARGET_HEAD, target_rows(targets(records, overhead))),
+        slower=markdown_table(lost_head, lost) if lost else f"Nowhere beyond {NOISE:.0%} noise.\n",
+        overhead=markdown_table(OVERHEAD_HEAD, overhead_rows(overhead)),
+        saved=markdown_table(SAVED_HEAD, saved_rows(records)),
+        cases="\n".join([notes, *tables] if notes else tables),
+    )
+
+
+def readme(results: Results) -> str:
+    """A small table for the README: geometric means, float32, all threads if measured."""
+    float32 = [g for g in groups(results["records"]) if g.dtype == "float32"]
+    threads = next((g.threads for g in float32), "all")
+    found = {(g.phase, g.layout, g.ratio): g for g in float32 if g.threads == threads}
+    count = results["machine"]["threads"] if threads == "all" else 1
+    head = ["float32", *(f"{RATIO_NAMES[x]}, {LAYOUT_NAMES[y]}" for x in ("speedup", "limit")
+                         for y in LAYOUTS)]  # fmt: skip
+    rows = []
+    for phase in PHASES:
+        row = [PHASE_NAMES[phase]]
+        for ratio in ("speedup", "limit"):
+            for layout in LAYOUTS:
+                g = found.get((phase, layout, ratio))
+                edge = g and number(getattr(g, SUMMARY_RATIOS[ratio]))
+                row.append(f"**{number(g.mean)}** ({edge})" if g else "-")
+        rows.append(row)
+    points = max((g.count for g in found.values()), default=0)
+    v, m = results["versions"], results["machine"]
+    return (
+        markdown_table(head, rows)
+        + f"\nGeometric mean (worst) of up to {points} feature maps of well-known networks; "
+        f"{m['processor']}, {threads_text(count)}, torch {v['torch']}. Every case and the method: "
+        "[docs/benchmarks.md](docs/benchmarks.md).\n"
+    )

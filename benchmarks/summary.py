@@ -1,0 +1,164 @@
+"""What the measured points say together: means, worst cases, and which targets hold."""
+
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .cases import DTYPES, LAYOUTS, PHASES, THREADS
+
+Record = dict[str, Any]
+NOISE = 0.05
+"""A peer that is less faster than this may owe it to chance."""
+SMALL = 4096
+"""Up to so many elements the cost of a call counts, not the kernel."""
+NETWORKS = ("ResNet", "VGG", "GoogLeNet")
+
+
+def geometric_mean(values: Iterable[float]) -> float:
+    """`(v_1 * ... * v_n) ** (1 / n)`: halves and doublings cancel. NaN of no values."""
+    logs = [math.log(value) for value in values]
+    return math.exp(math.fsum(logs) / len(logs)) if logs else math.nan
+
+
+@dataclass(frozen=True)
+class Group:
+    """One ratio over the points of a dtype, thread count, phase and layout."""
+
+    dtype: str
+    threads: str
+    phase: str
+    layout: str
+    ratio: str
+    """`speedup`: torch / poolkit. `best`: best peer / poolkit. `limit`: poolkit / limit."""
+    count: int
+    mean: float
+    lowest: float
+    highest: float
+    worst: str
+    """The point where poolkit does worst: lowest speed-up, or farthest from the limit."""
+
+
+def ratio_of(record: Record, ratio: str) -> float | None:
+    """The median of a ratio in a point, or None where it was not measured."""
+    if ratio == "limit":
+        spread = record["over_limit"]
+    else:
+        spread = record["speedup"].get("torch" if ratio == "speedup" else record["best_peer"])
+    return spread and spread["median"]
+
+
+def groups(records: Sequence[Record]) -> list[Group]:
+    """Every group that has points, in the order of the axes."""
+    found = []
+    for dtype, threads, phase, layout in itertools.product(
+        DTYPES, reversed(THREADS), PHASES, LAYOUTS
+    ):
+        wanted = {"dtype": dtype, "threads": threads, "phase": phase, "layout": layout}
+        members = [r for r in records if wanted.items() <= r.items() and r["elements"] > SMALL]
+        for ratio in ("speedup", "best", "limit"):
+            values = {title(r): v for r in members if (v := ratio_of(r, ratio)) is not None}
+            if not values:
+                continue
+            pick = max if ratio == "limit" else min
+            found.append(
+                Group(
+                    **wanted,
+                    ratio=ratio,
+                    count=len(values),
+                    mean=geometric_mean(values.values()),
+                    lowest=min(values.values()),
+                    highest=max(values.values()),
+                    worst=pick(values, key=values.__getitem__),
+                )
+            )
+    return found
+
+
+def title(record: Record) -> str:
+    return f"{record['size']} {record['label']}"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A promise, whether it holds (None: this run cannot tell), and what was measured."""
+
+    text: str
+    holds: bool | None
+    measured: str
+
+
+def targets(records: Sequence[Record], overhead: Sequence[Record]) -> list[Target]:
+    """The targets of the first release; every peer here is torch eager."""
+    return [
+        _speedup(records, "8x64x224x224", "max 2/2", 8),
+        _speedup(records, "8x64x112x112", "max 3/2/1", 15),
+        *(_never_slower(records, dtype) for dtype in DTYPES),
+        _tiny(overhead, "inference", "a call in inference", 2),
+        _tiny(overhead, "gradient", "a call that records for backward", 4),
+    ]
+
+
+def _speedup(records: Sequence[Record], size: str, label: str, least: float) -> Target:
+    text = f"contiguous float32 inference, {size} {label}: at least {least} x torch"
+    wanted = {
+        "size": size,
+        "label": label,
+        "dtype": "float32",
+        "layout": "contiguous",
+        "phase": "inference",
+    }
+    found = {
+        r["threads"]: (r["thread_count"], value)
+        for r in records
+        if wanted.items() <= r.items() and (value := ratio_of(r, "speedup")) is not None
+    }
+    measured = ", ".join(
+        f"{value:.1f} x on {count} thread{'s' * (count > 1)}" for count, value in found.values()
+    )
+    holds = found["all"][1] >= least if "all" in found else None
+    return Target(text, holds, measured or "not measured")
+
+
+def _never_slower(records: Sequence[Record], dtype: str) -> Target:
+    text = (
+        f"{dtype}: nothing of {', '.join(NETWORKS)} above {SMALL:,} elements slower than torch "
+        f"beyond {NOISE:.0%} noise"
+    )
+    measured = {
+        f"{r['phase']} {title(r)} {r['layout']} on {r['thread_count']}": value
+        for r in records
+        if r["network"] in NETWORKS
+        and r["dtype"] == dtype
+        and r["elements"] > SMALL
+        and (value := ratio_of(r, "speedup")) is not None
+    }
+    if not measured:
+        return Target(text, None, "not measured")
+    slower = [name for name, value in measured.items() if value < 1 - NOISE]
+    worst = min(measured, key=measured.__getitem__)
+    return Target(
+        text,
+        not slower,
+        f"{len(slower)} of {len(measured)} slower; lowest {measured[worst]:.2f} x, {worst}",
+    )
+
+
+def _tiny(overhead: Sequence[Record], kind: str, what: str, most: float) -> Target:
+    text = f"tiny tensor, {what}: at most torch's + {most} us"
+    extra = {
+        f"{title(r)} on {r['thread_count']}": r["difference"]["median"]
+        for r in overhead
+        if r["kind"] == kind
+    }
+    if not extra:
+        return Target(text, None, "not measured")
+    measured = ", ".join(f"{value:+.2f} us {name}" for name, value in extra.items())
+    return Target(text, max(extra.values()) <= most, measured)
+
+
+def slower(records: Sequence[Record]) -> list[Record]:
+    """Points where the best peer beats poolkit beyond noise, the worst first."""
+    lost = [r for r in records if (ratio_of(r, "best") or 1) < 1 - NOISE]
+    return sorted(lost, key=lambda r: ratio_of(r, "best") or 1)

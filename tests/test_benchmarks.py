@@ -1,0 +1,294 @@
+"""The benchmark: what it selects, how it sums up, and one short run of it. No time is judged."""
+
+import gc
+import importlib
+import itertools
+import json
+import math
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("rich")
+pytest.importorskip("matplotlib")
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def module(monkeypatch):
+    """Import a module of the benchmark, which is no part of the wheel."""
+    monkeypatch.syspath_prepend(str(REPOSITORY))
+    return lambda name: importlib.import_module(f"benchmarks.{name}")
+
+
+@pytest.fixture
+def threads():
+    """Puts the number of threads back that a measurement changes."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def spread(median):
+    return {"median": median, "p10": 0.9 * median, "p90": 1.1 * median}
+
+
+def record(speedup=10.0, over_limit=1.5, **fields):
+    """A measured point as the JSON file holds it."""
+    return {
+        "case": "vgg-64x224-max-2-2", "network": "VGG", "function": "max_pool2d",
+        "label": "max 2/2", "rank": 2, "size": "8x64x224x224", "batch": 8, "dtype": "float32",
+        "layout": "contiguous", "threads": "all", "thread_count": 2, "phase": "inference",
+        "elements": 25690112, "output_elements": 6422528, "read_bytes": 4, "written_bytes": 1,
+        "saved_bytes": None, "left_out": {}, "wrong": {}, "rounds": 5,
+        "seconds": {"poolkit": spread(1.0), "torch": spread(speedup)},
+        "over_limit": spread(over_limit), "speedup": {"torch": spread(speedup)},
+        "best_peer": "torch",
+    } | fields  # fmt: skip
+
+
+def results(records, overhead=()):
+    return {
+        "command": "python -m benchmarks",
+        "machine": {
+            "processor": "A CPU", "cores": 2, "threads": 2, "caches": "L1 32K", "memory_gib": 8,
+            "system": "Linux x86_64", "load": 0.0,
+        },
+        "versions": {"poolkit": "0.1.0", "torch": "2.13.0"},
+        "peers": ["torch"],
+        "missing": {"oneDNN": "not installed"},
+        "records": list(records),
+        "failures": [],
+        "overhead": list(overhead),
+    }  # fmt: skip
+
+
+# ---- summary ------------------------------------------------------------------------------------
+
+
+def test_geometric_mean(module):
+    mean = module("summary").geometric_mean
+    assert mean([2, 8]) == pytest.approx(4)
+    assert mean([0.5, 2]) == pytest.approx(1)
+    assert mean([1e300, 1e300, 1e-300]) == pytest.approx(1e100)
+    assert math.isnan(mean([]))
+
+
+def test_groups_keep_phases_and_layouts_apart(module):
+    records = [
+        record(4.0),
+        record(9.0, 3.0, size="1x64x224x224"),
+        record(2.0, layout="channels_last"),
+        record(100.0, elements=1024),  # the cost of a call, not of a kernel
+    ]
+    groups = {(g.layout, g.ratio): g for g in module("summary").groups(records)}
+    assert {layout for layout, _ in groups} == {"contiguous", "channels_last"}
+    speedup, limit = groups["contiguous", "speedup"], groups["contiguous", "limit"]
+    assert (speedup.count, speedup.lowest, speedup.highest) == (2, 4.0, 9.0)
+    assert speedup.mean == pytest.approx(6)
+    assert speedup.worst.startswith("8x64x224x224")
+    assert limit.worst.startswith("1x64x224x224")
+
+
+@pytest.mark.parametrize(("speedup", "holds"), [(8.0, True), (7.9, False)])
+def test_target_of_speed(module, speedup, holds):
+    first, second, *_ = module("summary").targets([record(speedup)], [])
+    assert first.holds is holds
+    assert second.holds is None
+
+
+def test_target_of_never_slower_names_the_worst(module):
+    records = [record(0.97), record(0.5, layout="channels_last"), record(0.1, network="SPP")]
+    found = module("summary").targets(records, [])
+    (target,) = (t for t in found if t.text.startswith("float32: nothing"))
+    assert target.holds is False
+    assert "1 of 2 slower" in target.measured
+    assert "0.50" in target.measured
+    assert "channels_last" in target.measured
+
+
+@pytest.mark.parametrize(("extra", "holds"), [(1.9, True), (2.1, False)])
+def test_target_of_the_call(module, extra, holds):
+    call = record(kind="inference", size="1x16x8x8", difference=spread(extra))
+    found = module("summary").targets([], [call])
+    assert [t.holds for t in found if "in inference" in t.text] == [holds]
+
+
+# ---- Markdown -----------------------------------------------------------------------------------
+
+
+def test_numbers(module):
+    number = module("report").number
+    values = [0.5, 9.994, 10.26, 512.4, None, math.nan]
+    assert [number(v) for v in values] == ["0.50", "9.99", "10.3", "512", "-", "-"]
+
+
+def test_markdown_table(module):
+    table = module("report").markdown_table(["case", "ratio"], [["a|b", "1.20 (1.10-1.30)"]])
+    assert table == "| case | ratio |\n| --- | --: |\n| a\\|b | 1.20 (1.10-1.30) |\n"
+
+
+def test_page_names_what_is_missing_slower_or_wrong(module):
+    records = [
+        record(0.5, saved_bytes={"poolkit": 6422528, "torch": 154140672}, phase="training"),
+        record(layout="channels_last", left_out={"torch": "no kernel"}, speedup=1, wrong={}),
+        record(phase="backward", wrong={"torch": "1 of 8 differ"}),
+    ]
+    page = module("report").markdown(results(records))
+    assert "oneDNN (not installed)" in page
+    assert "no kernel" in page
+    assert "1 of 8 differ" in page
+    assert "0.50 (0.45-0.55)" in page.split("## Where a peer is faster")[1].split("##")[0]
+    assert "| 147.0 MiB | 6.1 MiB | 1.00 |" in page
+
+
+def test_readme_table(module):
+    text = module("report").readme(results([record(), record(20.0, layout="channels_last")]))
+    assert "| inference forward | **10.0** (10.0) | **20.0** (20.0) | **1.50** (1.50)" in text
+    assert "docs/benchmarks.md" in text
+
+
+# ---- cases and timing ---------------------------------------------------------------------------
+
+
+def test_cases_run_and_their_names_are_unique(module):
+    cases = module("cases")
+    every = (*cases.CASES, *cases.TINY)
+    assert len({case.name for case in every}) == len(every)
+    for case in every:
+        x = torch.empty(1, *case.shape, device="meta")
+        assert case(torch.nn.functional, x).numel() > 0
+
+
+def test_points_leave_out_what_does_not_exist(module):
+    cases = module("cases")
+    points = list(cases.points(cases.CASES))
+    assert len(points) == len(set(points))
+    assert not [p for p in points if p.case.rank == 1 and p.layout != "contiguous"]
+    assert not [p for p in points if p.dtype == "uint8" and p.case.family != "max"]
+    covered = {p.case for p in points if cases.in_default_run(p)}
+    assert covered == set(cases.CASES)
+
+
+def test_traffic(module):
+    cases = module("cases")
+    case = cases.CASES[0]
+    x, y = torch.empty(2, 8, device="meta"), torch.empty(2, 2, device="meta")
+    point = {
+        phase: cases.Point(case, 1, "float32", "contiguous", "1", phase) for phase in cases.PHASES
+    }
+    assert cases.traffic(point["inference"], x, y) == (64, 16)
+    assert cases.traffic(point["training"], x, y) == (64, 20)
+    assert cases.traffic(point["backward"], x, y) == (20, 64)
+
+
+@pytest.mark.parametrize("size", [1, 255, 4096, 100_001])
+def test_limit_reads_everything_and_writes_everything(module, size):
+    source = torch.arange(size).to(torch.uint8)
+    run = module("limit").stream(source, 3 * size)
+    sums = {run()}
+    for place in {0, size // 2, size - 1}:
+        source[place] += 1
+        sums.add(run())
+    assert len(sums) == 1 + len({0, size // 2, size - 1})
+    target = run.__defaults__[0][1]
+    written = []
+    for old in (7, 9):  # what is not written stays different
+        target.fill_(old)
+        run()
+        written.append(target.clone())
+    assert torch.equal(*written)
+
+
+def test_contestants_run_in_turns(module):
+    order = []
+    rounds = module("timing").in_turns(
+        {"slow": lambda: (order.append("slow"), time.sleep(2e-3)),
+         "fast": lambda: (order.append("fast"), time.sleep(1e-3))},
+        seconds=0.0,
+        warm_up=0.0,
+    )  # fmt: skip
+    assert [len(times) for times in rounds.values()] == [5, 5]
+    assert min(rounds["slow"]) > 2e-3
+    changes = sum(a != b for a, b in itertools.pairwise(order))
+    assert changes >= 5
+    assert gc.isenabled()
+
+
+def test_a_wrong_result_is_found(module, threads):
+    cases, measure, peers = module("cases"), module("measure"), module("peers")
+
+    class Wrong(peers.Eager):
+        def prepare(self, point, x, upstream):
+            run = super().prepare(point, x, upstream)
+            return lambda: run() * 1.001
+
+    case = next(c for c in cases.CASES if c.name == "alexnet-256x13-max-3-2")
+    average = next(c for c in cases.CASES if c.name == "resnet-512x7-global-avg")
+    peer = Wrong("wrong", torch.nn.functional)
+    for c in (case, average):
+        point = cases.Point(c, 1, "float32", "contiguous", "1", "inference")
+        found = measure.measure(point, [peer, peers.PEERS["torch"]], 0.0)
+        assert list(found["wrong"]) == ["wrong"]
+        assert list(found["speedup"]) == ["torch"]
+
+
+# ---- the command --------------------------------------------------------------------------------
+
+
+def test_a_short_run(tmp_path):
+    command = [
+        sys.executable, "-m", "benchmarks", "--quick", "--threads", "1", "--seconds", "0.01",
+        "--case", "alexnet-256x13-max-3-2", "tiny-16x8-max-2-2",
+        "--json", tmp_path / "r.json", "--out", tmp_path / "out", "--markdown", tmp_path / "b.md",
+    ]  # fmt: skip
+    run = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    found = json.loads((tmp_path / "r.json").read_text())
+    assert {(r["phase"], r["layout"]) for r in found["records"]} == set(
+        itertools.product(("inference", "training", "backward"), ("contiguous", "channels_last"))
+    )
+    for r in found["records"]:
+        assert r["case"] == "alexnet-256x13-max-3-2"
+        assert (r["wrong"], r["left_out"]) == ({}, {})
+        assert set(r["seconds"]) == {"poolkit", "torch", "limit"}
+        for ratio in (r["over_limit"], r["speedup"]["torch"]):
+            assert 0 < ratio["p10"] <= ratio["median"] <= ratio["p90"]
+        if r["phase"] == "training":
+            assert r["saved_bytes"]["poolkit"] == r["output_elements"]
+    assert {r["kind"] for r in found["overhead"]} == {"inference", "gradient", "step"}
+    assert "oneDNN" in found["missing"]
+    assert {"processor", "threads"} <= set(found["machine"])
+    for phase in ("inference", "training", "backward"):
+        assert (tmp_path / "out" / f"{phase}.png").read_bytes().startswith(b"\x89PNG")
+    page = (tmp_path / "b.md").read_text()
+    assert "AlexNet 8x256x13x13" in page
+    assert str(tmp_path) not in page + found["command"]
+
+
+def test_options_narrow_the_plan(module):
+    main = module("__main__")
+
+    def plan(*words):
+        return set(main.plan(main.parser().parse_args(words)))
+
+    default, full = plan(), plan("--full")
+    assert plan("--quick") < default < full
+    half = plan("--dtype", "bfloat16", "--case", "vgg-*")
+    assert half == {p for p in default if p.dtype == "bfloat16" and p.case.network == "VGG"}
+    assert {p.layout for p in plan("--layout", "channels_last")} == {"channels_last"}
+
+
+def test_unknown_names_are_refused(module, capsys):
+    main = module("__main__")
+    args = main.parser().parse_args(["--case", "no-such-case"])
+    with pytest.raises(SystemExit, match="no case of that name"):
+        main.run(args, None)
+    with pytest.raises(SystemExit):
+        main.parser().parse_args(["--dtype", "float31"])
+    assert "'float31' is none of float32" in capsys.readouterr().err

@@ -1,0 +1,31 @@
+"""The examples in the public docstrings: each has one, and it runs as printed."""
+
+import doctest
+import re
+
+import pytest
+
+import poolkit.functional
+import poolkit.nn
+
+PUBLIC = [
+    pytest.param(getattr(module, name), id=f"{module.__name__}.{name}")
+    for module in (poolkit.functional, poolkit.nn)
+    for name in module.__all__
+]
+
+
+@pytest.mark.parametrize("thing", PUBLIC)
+def test_example(thing):
+    (found,) = doctest.DocTestFinder(recurse=False).find(thing, thing.__name__, globs={})
+    assert found.examples
+    report = []
+    failed, tried = doctest.DocTestRunner(verbose=False).run(found, out=report.append)
+    assert tried == len(found.examples)
+    assert failed == 0, "".join(report)
+
+
+@pytest.mark.parametrize("thing", PUBLIC)
+def test_template_is_filled_in(thing):
+    """No {placeholder} is left; those of formulas follow a command, ^, _ or another."""
+    assert re.findall(r"(?<![\w^}])\{\w+\}", thing.__doc__) == []
