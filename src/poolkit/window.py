@@ -64,9 +64,9 @@ class Window:
         # A list holds plain integers; what may hold symbolic ones is a tuple, and the operators
         # have a slower overload for it.
         plain = not torch.compiler.is_compiling() and all(type(f) is int for f in fields)
-        kind: type[list[int] | tuple[int, ...]] = list if plain else tuple
-        object.__setattr__(self, "packed", kind([flags, self.divisor, *fields]))
-        object.__setattr__(self, "packed_last", kind([flags | 1, self.divisor, *fields]))
+        for name, bits in (("packed", flags), ("packed_last", flags | 1)):
+            packed = [bits, self.divisor, *fields]
+            object.__setattr__(self, name, packed if plain else tuple(packed))
 
     @property
     def rank(self) -> int:
