@@ -139,7 +139,7 @@ class _Avg1d(_Avg):
 
 class _LP(_Pool):
     _function: ClassVar[Callable[..., Tensor]]
-    _own: ClassVar[tuple[str, ...]] = ("padding", "dilation", "absolute")
+    _own: ClassVar[tuple[str, ...]] = ("padding", "dilation", "absolute", "padding_mode")
 
     def __init__(
         self,
@@ -151,16 +151,20 @@ class _LP(_Pool):
         padding: Padding = 0,
         dilation: Ints = 1,
         absolute: bool = False,
+        padding_mode: str = "zeros",
     ) -> None:
         super().__init__(norm_type, kernel_size, stride, ceil_mode)
+        check_mode(type(self).__name__, padding_mode)
         self.padding = self._kept(padding)
         self.dilation = dilation
         self.absolute = absolute
+        self.padding_mode = padding_mode
 
     def forward(self, input: Tensor) -> Tensor:
         return self._function(
             input, self.norm_type, self.kernel_size, self.stride, self.ceil_mode,
             padding=self.padding, dilation=self.dilation, absolute=self.absolute,
+            padding_mode=self.padding_mode,
         )  # fmt: skip
 
 

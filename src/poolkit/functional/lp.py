@@ -11,7 +11,17 @@ from torch.overrides import handle_torch_function, has_torch_function_unary
 from .. import ops
 from ..errors import ArgumentError
 from ..window import Ints, Padding, is_bool
-from .common import FLOATS, ORDERED, differs, documented, fixed, ours, stock_serves
+from .common import (
+    FLOATS,
+    ORDERED,
+    Padded,
+    check_mode,
+    differs,
+    documented,
+    fixed,
+    ours,
+    stock_serves,
+)
 
 _HALVES = (torch.float16, torch.bfloat16)
 
@@ -27,6 +37,7 @@ def _lp_pool(
     padding: Any,
     dilation: Any,
     absolute: Any,
+    padding_mode: str,
 ) -> Tensor:
     p = _exponent(where, norm_type)
     if not isinstance(absolute, bool):
@@ -38,13 +49,22 @@ def _lp_pool(
             "padding": differs(padding, 0),
             "dilation": differs(dilation, 1),
             "absolute": absolute,
+            "padding_mode": padding_mode != "zeros",
             "an infinite norm_type": math.isinf(p),
         },
     ):
         stock: Callable[..., Tensor] = getattr(torch.nn.functional, f"lp_pool{rank}d")
         return stock(x, norm_type, kernel_size, stride, ceil_mode)
-    window = fixed(where, rank, x, kernel_size, stride, padding, dilation, ceil_mode,
-                   p < 0 or math.isinf(p), True, 1 if absolute else None)  # fmt: skip
+    divisor = 1 if absolute else None
+    # Only where zeros add nothing may padding fill a window alone.
+    needs_cell = padding_mode == "zeros" and (p < 0 or math.isinf(p))
+    window = fixed(where, rank, x, kernel_size, stride, padding, dilation, ceil_mode, needs_cell,
+                   True, divisor)  # fmt: skip
+    if padding_mode != "zeros":
+        check_mode(where, padding_mode)
+        x = Padded(where, rank, ops.keep_strides(x), window, padding_mode).x
+        window = fixed(where, rank, x, kernel_size, stride, 0, dilation, ceil_mode, True, True,
+                       divisor)  # fmt: skip
     dtype = x.dtype if x.dtype in FLOATS else torch.float32
     x = x.to(torch.float32 if dtype in _HALVES else dtype)
     if math.isinf(p):
@@ -103,6 +123,7 @@ _LP = """The p-norm of every window, over {axes}.
         {padding} Padding is zeros.
         dilation: step between the cells of a window.
         absolute: norms of absolute values, not rescaled.
+        {padding_mode}
 
     Shapes:
         ``{shapes}``, sizes as in ``max_pool{n}d``. The memory format is kept.
@@ -135,14 +156,15 @@ def lp_pool1d(
     padding: Padding = 0,
     dilation: Ints = 1,
     absolute: bool = False,
+    padding_mode: str = "zeros",
 ) -> Tensor:
     if has_torch_function_unary(input):
         return handle_torch_function(
             lp_pool1d, (input,), input, norm_type, kernel_size, stride, ceil_mode,
-            padding=padding, dilation=dilation, absolute=absolute,
+            padding=padding, dilation=dilation, absolute=absolute, padding_mode=padding_mode,
         )  # fmt: skip
     return _lp_pool("lp_pool1d", 1, input, norm_type, kernel_size, stride, ceil_mode, padding,
-                    dilation, absolute)  # fmt: skip
+                    dilation, absolute, padding_mode)  # fmt: skip
 
 
 @documented(_LP)
@@ -156,14 +178,15 @@ def lp_pool2d(
     padding: Padding = 0,
     dilation: Ints = 1,
     absolute: bool = False,
+    padding_mode: str = "zeros",
 ) -> Tensor:
     if has_torch_function_unary(input):
         return handle_torch_function(
             lp_pool2d, (input,), input, norm_type, kernel_size, stride, ceil_mode,
-            padding=padding, dilation=dilation, absolute=absolute,
+            padding=padding, dilation=dilation, absolute=absolute, padding_mode=padding_mode,
         )  # fmt: skip
     return _lp_pool("lp_pool2d", 2, input, norm_type, kernel_size, stride, ceil_mode, padding,
-                    dilation, absolute)  # fmt: skip
+                    dilation, absolute, padding_mode)  # fmt: skip
 
 
 @documented(_LP)
@@ -177,11 +200,12 @@ def lp_pool3d(
     padding: Padding = 0,
     dilation: Ints = 1,
     absolute: bool = False,
+    padding_mode: str = "zeros",
 ) -> Tensor:
     if has_torch_function_unary(input):
         return handle_torch_function(
             lp_pool3d, (input,), input, norm_type, kernel_size, stride, ceil_mode,
-            padding=padding, dilation=dilation, absolute=absolute,
+            padding=padding, dilation=dilation, absolute=absolute, padding_mode=padding_mode,
         )  # fmt: skip
     return _lp_pool("lp_pool3d", 3, input, norm_type, kernel_size, stride, ceil_mode, padding,
-                    dilation, absolute)  # fmt: skip
+                    dilation, absolute, padding_mode)  # fmt: skip

@@ -1,0 +1,206 @@
+"""The native operators against the reference, over every path through the kernels."""
+
+import os
+import random
+import subprocess
+import sys
+import zlib
+
+import pytest
+import torch
+
+from poolkit import cpu, ops, reference, window
+from poolkit.errors import ArgumentError
+from poolkit.testing import (
+    assert_average_close,
+    assert_bit_equal,
+    assert_same_strides,
+    laid_out,
+    sample,
+)
+
+native = torch.ops.poolkit
+FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+DTYPES = (*FLOATS, torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64, torch.bool)
+
+# Extents on both sides of a SIMD register of every width, of a block of columns and of a strip.
+EXTENTS = (1, 2, 3, 5, 7, 8, 9, 13, 14, 15, 16, 17, 31, 33, 35, 63, 65)
+
+
+def drawn(seed):
+    """A window and an input of random geometry, dtype and layout, the same for the same seed."""
+    rng = random.Random(seed)
+    rank = rng.choice((1, 2, 2, 2, 3))
+    sizes = [rng.choice(EXTENTS[:9] if rank == 3 else EXTENTS) for _ in range(rank)]
+    if rng.random() < 0.15:
+        sizes[-1] = rng.randint(100, 9000 if rank == 1 else 400)
+    shape = (rng.randint(1, 3), rng.choice((1, 2, 3, 8, 17, 40)), *sizes)
+    if rng.random() < 0.1:
+        shape = (1, 2100, *(min(size, 5) for size in sizes))  # more channels than a block holds
+        sizes = list(shape[2:])
+    if rng.random() < 0.3:
+        outputs = [rng.choice((1, 2, 3, size, rng.randint(1, size + 4))) for size in sizes]
+        w = window.adaptive("test", rank, shape, outputs, True)
+    else:
+        pairs = tuple((rng.randint(0, 5), rng.randint(0, 5)) for _ in sizes)
+        pad = rng.choice((0, 0, "same", "same_lower", pairs))
+        kernel = [rng.choice((1, 2, 3, 3, 5, rng.randint(1, 20), 70)) for _ in sizes]
+        stride = [rng.choice((1, 2, 2, 3, rng.randint(1, 25))) for _ in sizes]
+        dilation = [rng.choice((1, 1, 1, 2, rng.randint(1, 30))) for _ in sizes]
+        try:
+            w = window.fixed(
+                "test", rank, shape, kernel, stride, pad, dilation, rng.random() < 0.5, True,
+                rng.random() < 0.5, rng.choice((None, None, -3, 7)),
+            )  # fmt: skip
+        except ArgumentError:
+            return None
+    values = rng.choice(("normal", "relu", "zeros", "special", "extreme"))
+    x = sample(shape, rng.choice(DTYPES), values, seed)
+    if rng.random() < 0.2:
+        x = x[0]
+    layout = rng.choice(("contiguous", "channels_last", "permuted", "expanded", "sliced"))
+    if layout == "channels_last" and x.dim() < 4:
+        layout = "permuted"
+    return w, laid_out(x, layout)
+
+
+def check(seed):
+    """Compare every operator with the reference for one draw; return a checksum of all results."""
+    case = drawn(seed)
+    if case is None:
+        return 0
+    w, x = case
+    last = ops._channels_last(x)
+    packed = window.pack(w, last)
+    values, offsets = native.max_pool_offsets(x, packed)
+    expected_values, expected_offsets = reference.max_pool(x, w)
+    assert_bit_equal(values, expected_values)
+    assert_bit_equal(native.max_pool(x, packed), expected_values)
+    assert_bit_equal(offsets.long(), expected_offsets.long(), "offsets")
+    assert_same_strides(values, expected_values)
+    assert_same_strides(offsets, expected_offsets)
+    indices = native.plane_indices(offsets, packed)
+    assert_bit_equal(indices, reference.plane_indices(offsets, w), "indices")
+    results = [values, offsets.long(), indices]
+    if x.is_floating_point():
+        g = sample(tuple(values.shape), x.dtype, "normal", seed + 1)
+        back = native.scatter(g, offsets, packed)
+        assert_bit_equal(back, reference.scatter(g, offsets, w, last), "scattered")
+        assert_bit_equal(native.pick(x, offsets, packed), reference.pick(x, offsets, w), "picked")
+        average = native.avg_pool(x, packed)
+        assert_average_close(average, x, w)
+        spread = native.avg_pool_backward(g, packed)
+        exact = reference.avg_pool_backward(g.double(), w, last)
+        size = reference.avg_pool_backward(g.double().abs(), w, last).abs()
+        eps = torch.finfo(torch.float32 if x.dtype in FLOATS[2:] else x.dtype).eps
+        bound = size * eps * (2 + sum(axis.kernel for axis in w.axes))
+        bound += exact.abs() * torch.finfo(x.dtype).eps + torch.finfo(x.dtype).tiny
+        assert ((spread.double() - exact).abs() <= bound).all()
+        results += [back, average, spread]
+    if x.dtype is torch.int64:
+        assert_bit_equal(native.avg_pool(x, packed), reference.avg_pool(x, w), "averages")
+    numbers = [torch.nan_to_num(r.double()).contiguous().numpy().tobytes() for r in results]
+    return zlib.crc32(b"".join(numbers))
+
+
+@pytest.mark.parametrize("part", range(8))
+def test_native_equals_reference(part):
+    """Values, offsets, indices, gradients: bits; averages: within the bound of their sum."""
+    for seed in range(part * 60, part * 60 + 60):
+        try:
+            check(seed)
+        except AssertionError as error:
+            raise AssertionError(f"seed {seed}: {drawn(seed)[0]}: {error}") from error
+
+
+@pytest.mark.parametrize("isa", [isa for isa in cpu.ISAS if isa != cpu.isa()])
+def test_other_instruction_sets(isa):
+    """Every build that this processor runs passes the same comparisons."""
+    if cpu.ISAS.index(isa) > cpu.ISAS.index(cpu.best_isa()):
+        pytest.skip(f"this processor does not run {isa}")
+    if not cpu._path(isa).exists():
+        pytest.skip(f"this wheel was built without {isa}")
+    done = subprocess.run(
+        [sys.executable, __file__, "150"],
+        env={**os.environ, "POOLKIT_ISA": isa},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.split()[0] == isa
+
+
+def test_same_bits_for_any_number_of_threads():
+    """One thread and several give the same bits, run after run."""
+    threads = torch.get_num_threads()
+    try:
+        sums = []
+        for number in (1, 2, 3, 2):
+            torch.set_num_threads(number)
+            sums.append([check(seed) for seed in range(1000, 1030)])
+    finally:
+        torch.set_num_threads(threads)
+    assert sums[0] == sums[1] == sums[2] == sums[3]
+    assert len(set(sums[0])) > 10  # the checksum tells cases apart
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.uint8])
+@pytest.mark.parametrize("offset", [0, 1, 3])
+@pytest.mark.parametrize("width", [*range(1, 36), 63, 64, 65, 130])
+def test_nothing_outside_the_input_is_read(width, offset, dtype):
+    """Whatever lies before and behind a view of any length and alignment changes no result."""
+    shape = (2, 3, 5, width)
+    x = sample(shape, dtype, "normal", width)
+    results = []
+    for outside in (torch.inf, -torch.inf) if dtype.is_floating_point else (0, 255):
+        buffer = torch.full((offset + x.numel() + 200,), outside, dtype=dtype)
+        view = buffer[offset : offset + x.numel()].view(shape)
+        view.copy_(x)
+        for kernel, stride, padding in ((2, 2, 0), (3, 1, 1), (3, 2, 1), (5, 1, 2)):
+            w = window.fixed("t", 2, shape, kernel, stride, padding, 1, True, True) if (
+                width + 2 * padding >= kernel
+            ) else None  # fmt: skip
+            if w is None:
+                continue
+            results.append(native.max_pool(view, w.packed))
+            values, offsets = native.max_pool_offsets(view, w.packed)
+            results += [values, offsets.long()]
+            if dtype.is_floating_point:
+                results += [native.avg_pool(view, w.packed)]
+                results += [native.scatter(values, offsets, w.packed)]
+    half = len(results) // 2
+    for one, other in zip(results[:half], results[half:], strict=True):
+        assert torch.equal(one, other)
+
+
+def test_tampered_offsets_stay_inside():
+    """Offsets of any value lead to wrong numbers at worst."""
+    shape = (2, 3, 9, 9)
+    for arguments in ((3, 2, 1), (2, 2, 0), (5, 1, 2), (20, 3, 10)):
+        w = window.fixed("t", 2, shape, *arguments, 1, False, True)
+        x = sample(shape)
+        values, offsets = native.max_pool_offsets(x, w.packed)
+        for bad in (255, 77, 9):
+            wrong = torch.full_like(offsets, bad)
+            for channels_last in (False, True):
+                packed = window.pack(w, channels_last)
+                assert native.scatter(values, wrong, packed).isfinite().all()
+            assert native.pick(x, wrong, w.packed).isfinite().all()
+            native.plane_indices(wrong, w.packed)
+
+
+def test_wrong_calls_of_raw_operators_raise():
+    """A window that does not fit the tensor is an error and no crash."""
+    x = sample((2, 3, 9, 9))
+    w = window.fixed("t", 2, (2, 3, 9, 10), 3, 2, 1, 1, False, True)
+    with pytest.raises(RuntimeError, match="extents"):
+        native.max_pool(x, w.packed)
+    with pytest.raises(RuntimeError, match="packed window"):
+        native.max_pool(x, [1, 2, 3])
+    with pytest.raises(RuntimeError, match="impossible"):
+        native.avg_pool(x, [0, 0, *(9, 3, 0, 1, 0, 0, 1), *(9, 3, 3, 3, 0, 0, 1)])
+
+
+if __name__ == "__main__":
+    print(cpu.isa(), sum(check(seed) != 0 for seed in range(2000, 2000 + int(sys.argv[1]))))
