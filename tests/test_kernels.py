@@ -1,5 +1,6 @@
 """The native operators against the reference, over every path through the kernels."""
 
+import math
 import os
 import random
 import subprocess
@@ -54,6 +55,8 @@ def drawn(seed):
             )  # fmt: skip
         except ArgumentError:
             return None
+    if math.prod(w.output_shape(shape)) * w.taps > 3_000_000:
+        return None  # the reference keeps every cell of every window
     values = rng.choice(("normal", "relu", "zeros", "special", "extreme"))
     x = sample(shape, rng.choice(DTYPES), values, seed)
     if rng.random() < 0.2:
@@ -106,7 +109,7 @@ def check(seed):
 @pytest.mark.parametrize("part", range(8))
 def test_native_equals_reference(part):
     """Values, offsets, indices, gradients: bits; averages: within the bound of their sum."""
-    for seed in range(part * 60, part * 60 + 60):
+    for seed in range(part * 40, part * 40 + 40):
         try:
             check(seed)
         except AssertionError as error:
@@ -121,7 +124,7 @@ def test_other_instruction_sets(isa):
     if not cpu._path(isa).exists():
         pytest.skip(f"this wheel was built without {isa}")
     done = subprocess.run(
-        [sys.executable, __file__, "150"],
+        [sys.executable, __file__, "60"],
         env={**os.environ, "POOLKIT_ISA": isa},
         capture_output=True,
         text=True,
