@@ -333,6 +333,25 @@ def test_compile(net, dynamic, fresh_compiler):
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_compile_arguments_from_the_shape(fresh_compiler):
+    """Symbolic sizes as arguments, and a permuted input, whose strides are symbolic."""
+
+    def function(x):
+        y, i = F.max_pool2d(x.transpose(2, 3), 2, return_indices=True)
+        whole = F.avg_pool2d(x, tuple(x.shape[2:])) + F.max_pool2d(x, x.shape[2:])
+        return whole, F.max_unpool2d(y, i, 2, output_size=x.transpose(2, 3).shape)
+
+    compiled = torch.compile(function, fullgraph=True, dynamic=True, backend="aot_eager")
+    for size in ((2, 3, 9, 8), (1, 4, 12, 15)):
+        x = sample(size).requires_grad_()
+        got, expected = compiled(x), function(x)
+        for a, b in zip(got, expected, strict=True):
+            assert_close(a, b)
+        a, b = (torch.autograd.grad(sum(y.sum() for y in ys), x)[0] for ys in (got, expected))
+        assert_close(a, b)
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_compile_with_inductor(fresh_compiler):
     def step(x):
         y = F.max_pool2d(torch.relu(x), 3, 2, 1)

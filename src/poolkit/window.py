@@ -132,9 +132,10 @@ def as_int(where: str, name: str, value: Any, low: int = -INT64_MAX) -> int:
     if _is_symbolic(value):
         symbol: int = value
         return symbol
-    refused = is_bool(value)
+    # The compiler shows a symbolic size as a plain int, of which it can ask nothing else.
+    refused = type(value) is not int and is_bool(value)
     try:
-        number = operator.index(value)
+        number = value if type(value) is int else operator.index(value)
     except (TypeError, RuntimeError, OverflowError):
         refused = True
     if refused:
