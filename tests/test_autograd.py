@@ -576,3 +576,14 @@ def test_tensor_subclass():
     x = sample((1, 2, 8, 8)).as_subclass(Logged)
     assert isinstance(F.max_pool2d(x, 2), Logged)
     assert "max_pool2d" in Logged.calls
+
+
+@pytest.mark.filterwarnings("ignore")  # torch.jit.trace is deprecated and says so, in several ways
+def test_jit_trace():
+    """A traced function computes what the function does."""
+
+    def net(x):
+        return F.max_pool2d(x, 3, 2, 1) + F.adaptive_avg_pool2d(x, 4)
+
+    x = sample((2, 3, 8, 8))
+    assert_bit_equal(torch.jit.trace(net, x)(x), net(x))

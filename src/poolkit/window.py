@@ -219,6 +219,11 @@ def normalise_padding(where: str, padding: Any, rank: int) -> str | tuple[tuple[
 # ---- shapes -------------------------------------------------------------------------------------
 
 
+def _traced(shape: Sequence[Any]) -> tuple[int, ...]:
+    """``shape`` as numbers: torch.jit.trace has tensors there, and records what it saw anyway."""
+    return tuple([int(e) if isinstance(e, torch.Tensor) else e for e in shape])
+
+
 def spatial(where: str, shape: Sequence[int], rank: int, channels: bool = True) -> tuple[int, ...]:
     """The spatial extents of a batched or unbatched ``shape``, none of them 0, nor ``channels``."""
     names = ("(N, C, L) or (C, L)", "(N, C, H, W) or (C, H, W)", "(N, C, D, H, W) or (C, D, H, W)")
@@ -273,6 +278,7 @@ def fixed(
     divisor: Any = None,
 ) -> Window:
     """The window of fixed pooling. ``needs_cell``: every window must hold a real cell."""
+    shape = _traced(shape)
     extents = spatial(where, shape, rank)
     kernels = as_ints(where, "kernel_size", kernel_size, rank, 1)
     strides = kernels if is_omitted(stride) else as_ints(where, "stride", stride, rank, 1)
@@ -382,6 +388,7 @@ def adaptive(
     where: str, rank: int, shape: Sequence[int], output_size: Any, needs_channels: bool
 ) -> Window:
     """The window of adaptive pooling: ``output_size`` ints or None (keep the extent)."""
+    shape = _traced(shape)
     extents = spatial(where, shape, rank, needs_channels)
     sizes = tuple(output_size) if is_sequence(output_size) else (output_size,) * rank
     if len(sizes) == 1:
