@@ -459,7 +459,7 @@ def test_signature_begins_as_torch_s(name):
     """Positional arguments in torch's order; what poolkit adds is keyword-only."""
     ours = inspect.signature(getattr(F, name)).parameters
     positional = [n for n, p in ours.items() if p.kind is p.POSITIONAL_OR_KEYWORD]
-    assert positional == ["input", *testing._PARAMETERS[name[:-2]]][: len(positional)]
+    assert positional == ["input", *testing.PARAMETERS[name[:-2]]][: len(positional)]
     stock = getattr(TF, name)
     documented = inspect.signature(stock).parameters if "lp" in name or "unpool" in name else None
     if documented:

@@ -106,7 +106,7 @@ def function_name(module):
 def as_call(module, x, rest):
     """A module's forward as the call of its function, for DEVIATIONS."""
     name = function_name(module)
-    names = testing._PARAMETERS[name[:-2]]
+    names = testing.PARAMETERS[name[:-2]]
     arguments = {n: getattr(module, n) for n in names if hasattr(module, n)}
     if rest:
         arguments["indices"] = rest[0]
