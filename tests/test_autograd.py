@@ -63,6 +63,7 @@ def operators(rank):
         at("lp_pool", 2, 2, 1),
         at("lp_pool", 3, 2, absolute=True, padding=1),
         at("fractional_max_pool", 2, 3, _random_samples=samples),
+        at("fractional_avg_pool", 2, 3, _random_samples=samples),
         ("max_unpool", lambda x: getattr(F, f"max_unpool{rank}d")(x, index, 1)),
     ]  # fmt: skip
 
@@ -92,16 +93,12 @@ def test_gradcheck(rank, function):
 @pytest.mark.parametrize(("rank", "function"), [c for c in CASES if c.values[0] == 2])
 def test_gradcheck_batched(rank, function):
     """Vectorised over tangents and over gradients, forward over reverse."""
-    x = distinct(1, 2, 4, 4).requires_grad_()
-    if "fractional" in str(function):
-        return
-    samples = distinct(2, 2, *(4,) * rank).requires_grad_()
+    x = point(rank).requires_grad_()
     assert gradcheck(
-        function, samples, check_batched_grad=True, check_forward_ad=True,
+        function, x, check_batched_grad=True, check_forward_ad=True,
         check_batched_forward_grad=True, fast_mode=True,
     )  # fmt: skip
-    assert gradgradcheck(function, samples, check_fwd_over_rev=True, fast_mode=True)
-    assert x.grad is None
+    assert gradgradcheck(function, x, check_fwd_over_rev=True, fast_mode=True)
 
 
 @every_case
@@ -167,8 +164,6 @@ def test_second_order_of_ties():
 @every_case
 def test_vmap(rank, function):
     """Over every dimension, nested, and grad below vmap."""
-    if "fractional" in function.__qualname__:
-        pytest.skip("the samples are of one batch")
     x = distinct(3, 2, 2, *(4,) * rank)
     expected = torch.stack([function(part) for part in x])
     assert_close(torch.vmap(function)(x), expected)
@@ -201,6 +196,15 @@ def test_vmap_of_unbatched_inputs_and_indices(rank):
     deep = distinct(2, 3, 2, *(4,) * rank)
     values = torch.vmap(torch.vmap(lambda x: function(x, 3, 2, 1)))(deep)
     assert_bit_equal(values, torch.stack([function(d, 3, 2, 1) for d in deep]))
+
+
+@every_rank
+@pytest.mark.parametrize("kind", ["max", "avg"])
+def test_vmap_over_fractional_samples(rank, kind):
+    function = getattr(F, f"fractional_{kind}_pool{rank}d")
+    x, u = distinct(2, 2, *(5,) * rank), sample((3, 2, 2, rank), torch.float64).sigmoid()
+    got = torch.vmap(lambda u: function(x, 2, 3, _random_samples=u))(u)
+    assert_close(got, torch.stack([function(x, 2, 3, _random_samples=v) for v in u]))
 
 
 @every_rank
@@ -349,6 +353,27 @@ def test_compile_arguments_from_the_shape(fresh_compiler):
             assert_close(a, b)
         a, b = (torch.autograd.grad(sum(y.sum() for y in ys), x)[0] for ys in (got, expected))
         assert_close(a, b)
+
+
+@every_rank
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compile_fractional(rank, dynamic, fresh_compiler):
+    largest, mean = (getattr(F, f"fractional_{kind}_pool{rank}d") for kind in ("max", "avg"))
+
+    def function(x, u):
+        y, i = largest(x, 2, output_ratio=0.7, return_indices=True, _random_samples=u)
+        return y, i, mean(x, 2, 3, _random_samples=u)
+
+    compiled = torch.compile(function, fullgraph=True, dynamic=dynamic, backend="aot_eager")
+    for size in (6, 9):
+        x = sample((2, 3, *(size,) * rank)).requires_grad_()
+        u = torch.rand(2, 3, rank, generator=torch.Generator().manual_seed(size))
+        gradients = []
+        for y, i, z in (compiled(x, u), function(x, u)):
+            gradients.append([y, i, z, *torch.autograd.grad(y.square().sum() + z.sum(), x)])
+        for got, expected in zip(*gradients, strict=True):
+            assert_close(got, expected)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -160,8 +160,8 @@ def test_unpool_against_torch(rank, data):
 
 @pytest.mark.parametrize("rank", [2, 3])
 @settings(fixed_examples, max_examples=60)
-@given(st.data(), st.booleans())
-def test_fractional_against_torch(rank, data, by_ratio):
+@given(st.data(), st.booleans(), st.booleans())
+def test_fractional_against_torch(rank, data, by_ratio, indices):
     x = data.draw(inputs(rank, dtypes=testing.FLOATS))
     kernel = tuple(data.draw(st.integers(1, 3)) for _ in range(rank))
     name = f"fractional_max_pool{rank}d"
@@ -172,7 +172,7 @@ def test_fractional_against_torch(rank, data, by_ratio):
     batch = x.shape[:2] if x.dim() == rank + 2 else (1, x.shape[0])
     samples = torch.rand((*batch, rank), generator=torch.Generator().manual_seed(1)).to(x.dtype)
     compare_with_torch(
-        name, x, kernel, **size, return_indices=True, _random_samples=samples.clamp(max=0.99)
+        name, x, kernel, **size, return_indices=indices, _random_samples=samples.clamp(max=0.99)
     )
     # Without samples, the same seed gives the same windows.
     for module in (TF, F):
@@ -396,8 +396,61 @@ def test_fractional_against_reference(rank, data):
     assert_format(indices, x)
     assert_bit_equal(function(x, kernel, out, _random_samples=samples), values)
     x = leaf(x)
-    g = gradient(function(x, kernel, out, _random_samples=samples), x)
-    assert_same_strides(g, torch.empty_like(x), "gradient")
+    y = function(x, kernel, out, _random_samples=samples)
+    assert_bit_equal(y, values)
+    g = sample(tuple(y.shape), torch.float64, seed=5).to(y.dtype)
+    (got,) = torch.autograd.grad(y, x, g)
+    # Output by output, in float32 for half types; numpy adds one after the other.
+    wide = torch.float64 if x.dtype is torch.float64 else torch.float32
+    planes = np.zeros((math.prod(x.shape[:-rank]), math.prod(x.shape[-rank:])), str(wide)[6:])
+    where = indices.reshape(len(planes), -1).numpy()
+    np.add.at(planes, (np.arange(len(planes))[:, None], where),
+              g.to(wide).reshape(len(planes), -1).numpy())  # fmt: skip
+    assert_bit_equal(got, torch.from_numpy(planes).to(x.dtype).reshape(x.shape), "gradient")
+    assert_same_strides(got, torch.empty_like(x), "gradient")
+
+
+@every_rank
+@every_layout
+@pytest.mark.parametrize("dtype", testing.FLOATS)
+def test_fractional_average(rank, layout, dtype):
+    """The mean of the windows whose maximum fractional_max_pool takes, and its adjoint."""
+    x = laid_out(sample((2, 3, *(7, 6, 5)[:rank]), dtype), layout)
+    kernel, out = (3, 2, 2)[:rank], (4, 3, 3)[:rank]
+    samples = torch.rand((*x.shape[:2], rank), generator=torch.Generator().manual_seed(2)).to(dtype)
+    samples = samples.clamp(max=0.9)
+    function = getattr(F, f"fractional_avg_pool{rank}d")
+    exact, size = torch.zeros(2, *x.shape[:2], *out, dtype=torch.float64)
+    g = sample(tuple(exact.shape), dtype, seed=5)
+    back, weight = torch.zeros(2, *x.shape, dtype=torch.float64)
+    taps = math.prod(kernel)
+    for plane in np.ndindex(*x.shape[:2]):
+        starts = [
+            reference._fractional_starts(samples[plane][1 - i if rank == 2 else i],
+                                         x.shape[2 + i], kernel[i], out[i])
+            for i in range(rank)
+        ]  # fmt: skip
+        for place in np.ndindex(*out):
+            corner = [s[j] for s, j in zip(starts, place, strict=True)]
+            window = (*plane, *(slice(c, c + k) for c, k in zip(corner, kernel, strict=True)))
+            exact[plane + place] = x[window].double().mean()
+            size[plane + place] = x[window].double().abs().mean()
+            back[window] += g[plane + place].double() / taps
+            weight[window] += g[plane + place].double().abs() / taps
+    y = function(leaf := x.detach().requires_grad_(), kernel, out, _random_samples=samples)
+    assert_sum_close(y, exact, size, taps)
+    assert_format(y, x)
+    (got,) = torch.autograd.grad(y, leaf, g)
+    assert_sum_close(got, back, weight, taps + 3)
+    assert_same_strides(got, torch.empty_like(x), "gradient")
+    assert_bit_equal(function(x[0], kernel, out, _random_samples=samples[:1]), y[0])
+    # Drawn as for the maximum.
+    torch.manual_seed(7)
+    drawn = function(x, kernel, out)
+    torch.manual_seed(7)
+    u = torch.rand(samples.shape, dtype=dtype)
+    assert_bit_equal(drawn, function(x, kernel, out, _random_samples=u))
+    assert_bit_equal(function(x, kernel, out, generator=torch.Generator().manual_seed(7)), drawn)
 
 
 # ---- padding_mode -------------------------------------------------------------------------------

@@ -13,7 +13,8 @@ from .. import window as geometry
 from ..errors import ArgumentError, DtypeError
 from ..window import Window, freeze, is_sequence
 
-FLOATS = frozenset({torch.float32, torch.float64, torch.float16, torch.bfloat16})
+HALVES = (torch.float16, torch.bfloat16)
+FLOATS = frozenset({torch.float32, torch.float64, *HALVES})
 ORDERED = FLOATS | {torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64, torch.bool}
 SUMMED = FLOATS | {torch.int64}
 
@@ -170,6 +171,11 @@ def readable(x: Tensor) -> bool:
     if torch.compiler.is_compiling() or ops.transforms_active():
         return False
     return not x.is_meta and not isinstance(x, FakeTensor)
+
+
+def widened(x: Tensor) -> Tensor:
+    """``x`` in the dtype that sums it, for composed code: its gradient adds up in ``x``'s dtype."""
+    return x.to(torch.float32) if x.dtype in HALVES else x
 
 
 # ---- padding with cells of the input -------------------------------------------------------------

@@ -11,7 +11,16 @@ from torch.overrides import handle_torch_function, has_torch_function_variadic
 from .. import ops
 from ..errors import ArgumentError
 from ..window import Ints, as_ints, is_bool, is_sequence, spatial
-from .common import FLOATS, check_tensor, documented, fixed, ours, readable, stock_serves
+from .common import (
+    FLOATS,
+    check_tensor,
+    documented,
+    fixed,
+    ours,
+    readable,
+    stock_serves,
+    widened,
+)
 from .max import MaybeIndices, Stock
 
 Ratios = float | Sequence[float]
@@ -26,11 +35,8 @@ def _windows(
     output_ratio: Any,
     samples: Tensor | None,
     generator: torch.Generator | None,
-) -> tuple[Tensor, list[Tensor], tuple[int, ...]]:
-    """The cells of all windows side by side, where each came from, and the kernel.
-
-    The windows of the result do not overlap: an ordinary window with ``stride == kernel`` reads it.
-    """
+) -> tuple[list[Tensor], tuple[int, ...]]:
+    """Per axis, the cells of all windows side by side, ``(N, C, windows * k)``; and the kernel."""
     extents = spatial(where, x.shape, rank)
     kernel = as_ints(where, "kernel_size", kernel_size, rank, 1)
     sizes = _output_size(where, rank, extents, output_size, output_ratio)
@@ -41,27 +47,31 @@ def _windows(
                 f"output_size + kernel_size - 1 must be at most the extent "
                 f"(input shape {tuple(x.shape)})"
             )
-    batched = x if x.dim() == rank + 2 else x[None]
+    shape = (*(x.shape[:2] if x.dim() == rank + 2 else (1, x.shape[0])), rank)
     if samples is None:
-        shape = (*batched.shape[:2], rank)
         if generator is None:  # Dynamo cannot trace symbolic extents beside generator=None
             samples = torch.rand(shape, dtype=x.dtype, device=x.device)
         else:
             samples = torch.rand(shape, dtype=x.dtype, device=x.device, generator=generator)
-    _check_samples(where, rank, batched, samples)
+    _check_samples(where, x, shape, samples)
     # torch's order of samples is (W, H) in 2-D, and (T, H, W) in 3-D.
     columns = (1, 0) if rank == 2 else tuple(range(rank))
     sources = []
     for i in range(rank):
         start = _starts(samples[..., columns[i]], extents[i], kernel[i], sizes[i])
         cells = (start[..., None] + torch.arange(kernel[i], device=x.device)).flatten(-2)
-        one_axis = [*cells.shape[:2], *(1 for _ in range(rank))]
-        one_axis[2 + i] = cells.shape[-1]
-        batched = batched.gather(
-            2 + i, cells.view(one_axis).expand(*batched.shape[: 2 + i], -1, *batched.shape[3 + i :])
-        )
         sources.append(cells if x.dim() == rank + 2 else cells[0])
-    return (batched if x.dim() == rank + 2 else batched[0]), sources, kernel
+    return sources, kernel
+
+
+def _gathered(x: Tensor, sources: list[Tensor]) -> Tensor:
+    """The cells of all windows: an ordinary window with ``stride == kernel`` reads them."""
+    first = x.dim() - len(sources)
+    for axis, source in enumerate(sources, first):
+        one_axis = source.view(*source.shape[:-1], *(-1 if i == axis else 1
+                                                     for i in range(first, x.dim())))  # fmt: skip
+        x = x.gather(axis, one_axis.expand(*x.shape[:axis], -1, *x.shape[axis + 1 :]))
+    return x
 
 
 def _output_size(
@@ -90,12 +100,11 @@ def _output_size(
     return sizes
 
 
-def _check_samples(where: str, rank: int, x: Tensor, samples: Any) -> None:
+def _check_samples(where: str, x: Tensor, shape: tuple[int, ...], samples: Any) -> None:
     check_tensor(where, "_random_samples", samples)
-    if tuple(samples.shape) != (*x.shape[:2], rank):
+    if tuple(samples.shape) != shape:
         raise ArgumentError(
-            f"{where}: _random_samples must have the shape {(*x.shape[:2], rank)}, "
-            f"got {tuple(samples.shape)}"
+            f"{where}: _random_samples must have the shape {shape}, got {tuple(samples.shape)}"
         )
     if samples.dtype != x.dtype:
         raise ArgumentError(
@@ -136,17 +145,32 @@ def _max(
     ):
         stock: Stock = getattr(torch.nn.functional, f"fractional_max_pool{rank}d")
         return stock(x, kernel_size, output_size, output_ratio, bool(return_indices), samples)
-    x = ops.keep_strides(x)
-    cells, sources, kernel = _windows(
+    layout = suggest_memory_format(x)
+    # The windows are gathered for their winners alone: a gradient through them would add the shares
+    # of a cell window by window along each axis, not output by output as torch does.
+    sources, kernel = _windows(
         where, rank, x, kernel_size, output_size, output_ratio, samples, generator
     )
-    layout = suggest_memory_format(x)
+    cells = _gathered(x.detach(), sources)
     window = fixed(where, rank, cells, kernel, None, 0, 1, False, True)
-    if not return_indices:
+    differentiates = ops.differentiates(x)
+    if not return_indices and not differentiates:
         return ops.max_pool(cells, window).contiguous(memory_format=layout)
     values, offsets = ops.max_pool_offsets(cells, window)
     indices = _source_indices(ops.plane_indices(offsets, window), sources, x.shape[-rank:])
-    return values.contiguous(memory_format=layout), indices.contiguous(memory_format=layout)
+    if differentiates:
+        values = _taken(ops.keep_strides(x), indices, rank)
+    values = values.contiguous(memory_format=layout)
+    return (values, indices.contiguous(memory_format=layout)) if return_indices else values
+
+
+def _taken(x: Tensor, indices: Tensor, rank: int) -> Tensor:
+    """The values of ``x`` at ``indices``: the derivative of a maximum, and its adjoint.
+
+    A gradient adds up in row-major order of the outputs; that of a half type in float32.
+    """
+    values = widened(x).flatten(-rank).gather(-1, indices.flatten(-rank))
+    return values.view(indices.shape).to(x.dtype)
 
 
 def _source_indices(index: Tensor, sources: list[Tensor], sizes: Sequence[int]) -> Tensor:
@@ -173,12 +197,13 @@ def _avg(
 ) -> Tensor:
     if not ours(where, x, FLOATS):
         stock_serves(where, x, {"an average": True})  # refuses what the reference cannot read
-    x = ops.keep_strides(x)
-    cells, _, kernel = _windows(
+    sources, kernel = _windows(
         where, rank, x, kernel_size, output_size, output_ratio, samples, generator
     )
+    cells = _gathered(widened(ops.keep_strides(x)), sources)
     window = fixed(where, rank, cells, kernel, None, 0, 1, False, True)
-    return ops.avg_pool(cells, window).contiguous(memory_format=suggest_memory_format(x))
+    means = ops.avg_pool(cells, window).to(x.dtype)
+    return means.contiguous(memory_format=suggest_memory_format(x))
 
 
 _FRACTIONAL = """{kind} over Graham's pseudo-random windows: any ratio of sizes, also from 1 to 2.

@@ -13,6 +13,7 @@ from ..errors import ArgumentError
 from ..window import Ints, Padding, is_bool
 from .common import (
     FLOATS,
+    HALVES,
     ORDERED,
     Padded,
     check_mode,
@@ -22,8 +23,6 @@ from .common import (
     ours,
     stock_serves,
 )
-
-_HALVES = (torch.float16, torch.bfloat16)
 
 
 def _lp_pool(
@@ -66,7 +65,7 @@ def _lp_pool(
         window = fixed(where, rank, x, kernel_size, stride, 0, dilation, ceil_mode, True, True,
                        divisor)  # fmt: skip
     dtype = x.dtype if x.dtype in FLOATS else torch.float32
-    x = x.to(torch.float32 if dtype in _HALVES else dtype)
+    x = x.to(torch.float32 if dtype in HALVES else dtype)
     if math.isinf(p):
         largest = ops.max_pool(x.abs() if p > 0 else -x.abs(), window)
         return (largest if p > 0 else -largest).to(dtype)

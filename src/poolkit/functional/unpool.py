@@ -21,6 +21,7 @@ from ..window import (
     spatial,
 )
 from .common import (
+    HALVES,
     ORDERED,
     check_tensor,
     documented,
@@ -134,7 +135,7 @@ def _check_range(where: str, index: Tensor, cells: int) -> None:
 def _scatter(where: str, values: Tensor, index: Tensor, cells: int, duplicates: str) -> Tensor:
     empty = values.new_zeros(()).expand(*index.shape[:-1], cells)
     if duplicates in ("sum", "mean"):
-        wide = torch.float32 if values.dtype in (torch.float16, torch.bfloat16) else values.dtype
+        wide = torch.float32 if values.dtype in HALVES else values.dtype
         total = empty.to(wide).scatter_add(-1, index, values.to(wide))
         if duplicates == "mean":
             ones = torch.ones_like(index)
