@@ -492,6 +492,30 @@ def test_padding_modes(rank, mode, data):
         assert_same_strides(g, torch.empty_like(a), "gradient")
 
 
+@every_rank
+@pytest.mark.parametrize("dtype", testing.HALVES)
+@pytest.mark.parametrize("mode", ["replicate", "circular"])
+def test_padding_modes_round_gradients_once(rank, dtype, mode):
+    """The gradient of a cell that thousands of outputs share: a sum in a half type would stall."""
+    extent, pad = {"replicate": (2, 3000), "circular": (2500, 2500)}[mode]
+    pads = ((pad, pad), *((0, 0),) * (rank - 1))
+    for name, args in [("max_pool", ()), ("avg_pool", ()), ("lp_pool", (1,))]:
+        function = getattr(F, f"{name}{rank}d")
+        x = torch.ones((2, 3, extent, *(2,) * (rank - 1)), dtype=dtype, requires_grad=True)
+        kernel = (1 if mode == "replicate" else 2, *(1,) * (rank - 1))
+        y = function(x, *args, kernel, 1, padding=pads, padding_mode=mode)
+        assert y.dtype is dtype
+        # Half types hold 0.1 and its multiples only roughly: their sum has to be rounded once.
+        g = torch.full_like(y, 0.1)
+        (got,) = torch.autograd.grad(y, x, g)
+        wide = x.detach().float().requires_grad_()
+        z = function(wide, *args, kernel, 1, padding=pads, padding_mode=mode)
+        (expected,) = torch.autograd.grad(z, wide, g.float())
+        assert_bit_equal(got, expected.to(dtype), name)
+        if mode == "replicate":
+            assert got.flatten()[0] > 290
+
+
 def test_padding_mode_limits():
     x = torch.arange(3.0)[None, None]
     for mode, most in {"reflect": 2, "circular": 3}.items():

@@ -20,6 +20,7 @@ from .common import (
     is_symmetric,
     ours,
     stock_serves,
+    widened,
 )
 from .max import Sizes
 
@@ -56,12 +57,13 @@ def _avg_pool(
     needs_cell = padding_mode == "zeros" and not count_include_pad and divisor_override is None
     window = fixed(where, rank, x, kernel_size, stride, padding, dilation, ceil_mode, needs_cell,
                    count_include_pad, divisor_override)  # fmt: skip
-    if padding_mode != "zeros":
-        check_mode(where, padding_mode)
-        x = Padded(where, rank, ops.keep_strides(x), window, padding_mode).x
-        window = fixed(where, rank, x, kernel_size, stride, 0, dilation, ceil_mode, True,
-                       True, divisor_override)  # fmt: skip
-    return ops.avg_pool(x, window)
+    if padding_mode == "zeros":
+        return ops.avg_pool(x, window)
+    check_mode(where, padding_mode)
+    padded = Padded(where, rank, widened(ops.keep_strides(x)), window, padding_mode).x
+    window = fixed(where, rank, padded, kernel_size, stride, 0, dilation, ceil_mode, True,
+                   True, divisor_override)  # fmt: skip
+    return ops.avg_pool(padded, window).to(x.dtype)
 
 
 def _adaptive_avg_pool(where: str, rank: int, x: Tensor, output_size: Any) -> Tensor:

@@ -13,7 +13,6 @@ from ..errors import ArgumentError
 from ..window import Ints, Padding, is_bool
 from .common import (
     FLOATS,
-    HALVES,
     ORDERED,
     Padded,
     check_mode,
@@ -22,6 +21,7 @@ from .common import (
     fixed,
     ours,
     stock_serves,
+    widened,
 )
 
 
@@ -59,13 +59,13 @@ def _lp_pool(
     needs_cell = padding_mode == "zeros" and (p < 0 or math.isinf(p))
     window = fixed(where, rank, x, kernel_size, stride, padding, dilation, ceil_mode, needs_cell,
                    True, divisor)  # fmt: skip
+    dtype = x.dtype if x.dtype in FLOATS else torch.float32
+    x = widened(x.to(dtype))
     if padding_mode != "zeros":
         check_mode(where, padding_mode)
         x = Padded(where, rank, ops.keep_strides(x), window, padding_mode).x
         window = fixed(where, rank, x, kernel_size, stride, 0, dilation, ceil_mode, True, True,
                        divisor)  # fmt: skip
-    dtype = x.dtype if x.dtype in FLOATS else torch.float32
-    x = x.to(torch.float32 if dtype in HALVES else dtype)
     if math.isinf(p):
         largest = ops.max_pool(x.abs() if p > 0 else -x.abs(), window)
         return (largest if p > 0 else -largest).to(dtype)

@@ -19,6 +19,7 @@ from .common import (
     is_symmetric,
     ours,
     stock_serves,
+    widened,
 )
 
 MaybeIndices = Tensor | tuple[Tensor, Tensor]
@@ -50,13 +51,12 @@ def _max_pool(
     if padding_mode == "zeros":
         return _reduce(x, window, return_indices)
     check_mode(where, padding_mode)
-    padded = Padded(where, rank, ops.keep_strides(x), window, padding_mode)
+    padded = Padded(where, rank, widened(ops.keep_strides(x)), window, padding_mode)
     window = fixed(where, rank, padded.x, kernel_size, stride, 0, dilation, ceil_mode, True)
-    result = _reduce(padded.x, window, return_indices)
     if not return_indices:
-        return result
-    values, indices = result
-    return values, padded.indices(indices)
+        return ops.max_pool(padded.x, window).to(x.dtype)
+    values, indices = _reduce(padded.x, window, True)
+    return values.to(x.dtype), padded.indices(indices)
 
 
 def _reduce(x: Tensor, window: Window, return_indices: Any) -> MaybeIndices:
