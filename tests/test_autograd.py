@@ -1,8 +1,5 @@
 """Derivatives of every order, transforms, compiler, threads, modes, what backward keeps."""
 
-import copy
-import io
-import pickle
 import threading
 from typing import ClassVar
 
@@ -509,7 +506,7 @@ def test_python_threads():
     assert not failures
 
 
-# ---- Modes and modules --------------------------------------------------------------------------
+# ---- Modes and tracers ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", testing.HALVES)
@@ -524,41 +521,6 @@ def test_autocast(rank, dtype):
                 ("adaptive_avg_pool", (2,)), ("fractional_max_pool", (2, 3)),
             ):  # fmt: skip
                 assert getattr(F, f"{name}{rank}d")(x, *args).dtype is given
-
-
-MODULES = [
-    nn.MaxPool1d(2, padding="same"), nn.MaxPool2d(3, 2, ((0, 1), (1, 0)), 2, True, True),
-    nn.MaxPool3d(2, padding=1, padding_mode="replicate"), nn.AvgPool1d(2, divisor_override=3),
-    nn.AvgPool2d(3, 2, "same_lower", True, False, 5), nn.AvgPool3d(2, dilation=2),
-    nn.LPPool1d(3, 2), nn.LPPool2d(2, 2, absolute=True, padding=1), nn.LPPool3d(1.5, 2, dilation=2),
-    nn.AdaptiveMaxPool2d((None, 3), return_indices=True), nn.AdaptiveAvgPool3d(2),
-    nn.GlobalAvgPool2d(flatten=True), nn.GlobalMaxPool1d(), nn.MaxUnpool2d(2, duplicates="sum"),
-    nn.FractionalMaxPool2d(2, output_ratio=0.5), nn.FractionalMaxPool3d(2, 3),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("module", MODULES, ids=repr)
-def test_copies_of_modules(module):
-    """deepcopy, pickle, torch.save and state dicts; a stock module where it subclasses one."""
-    for twin in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
-        assert type(twin) is type(module)
-        assert repr(twin) == repr(module)
-    buffer = io.BytesIO()
-    torch.save(module, buffer)
-    buffer.seek(0)
-    assert repr(torch.load(buffer, weights_only=False)) == repr(module)
-    module.load_state_dict(module.state_dict())
-    assert any(
-        c.__module__.startswith("torch.nn") and "ool" in c.__name__ for c in type(module).__mro__
-    )
-
-
-def test_modules_say_what_is_not_torch_s():
-    assert repr(nn.MaxPool2d(2)) == repr(torch.nn.MaxPool2d(2))
-    assert "padding=same" in repr(nn.MaxPool2d(2, padding="same"))
-    assert "absolute=True" in repr(nn.LPPool2d(2, 2, absolute=True))
-    assert "dilation=2" in repr(nn.AvgPool2d(2, dilation=2))
-    assert "flatten=True" in repr(nn.GlobalAvgPool2d(flatten=True))
 
 
 def test_module_is_called_twice_in_one_graph():

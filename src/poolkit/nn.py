@@ -13,8 +13,9 @@ from torch import Tensor
 
 from . import functional as F
 from .functional.common import check_mode
+from .functional.fractional import size_or_ratio
 from .functional.unpool import check_duplicates
-from .window import Ints, Padding, normalise_padding
+from .window import Ints, Padding, as_ints, is_sequence, normalise_padding
 
 _DEFAULTS = {
     "padding": 0,
@@ -45,12 +46,13 @@ class _Pool(torch.nn.Module):
 
     {cls._function.__doc__}"""
 
-    def _kept(self, padding: Padding) -> Padding:
+    def _kept(self, padding: Any) -> Any:
         # Checked now, and kept as given: the stock constructors would turn "same" into its letters.
         normalise_padding(type(self).__name__, padding, self._rank)
-        if isinstance(padding, int) and isinstance(getattr(self, "padding", 0), tuple):
-            return (padding,) * self._rank  # some of them make a tuple of an int, of 0 just now
-        return padding
+        # Some of them make a tuple of any padding, of the 0 just now.
+        if isinstance(padding, str) or not isinstance(getattr(self, "padding", 0), tuple):
+            return padding
+        return tuple(padding) if is_sequence(padding) else (padding,) * self._rank
 
     def extra_repr(self) -> str:
         own = [(name, getattr(self, name)) for name in self._own]
@@ -219,7 +221,25 @@ class _Unpool(_Pool):
         )  # fmt: skip
 
 
-class _FractionalMax(_Pool):
+class _Fractional(_Pool):
+    def __init__(
+        self,
+        kernel_size: Ints,
+        output_size: Ints | None,
+        output_ratio: float | Sequence[float] | None,
+        return_indices: bool,
+        samples: Tensor | None,
+        generator: torch.Generator | None,
+    ) -> None:
+        # Checked first: torch's constructors check less, and raise other exceptions.
+        where, rank = type(self).__name__, self._rank
+        kernels = as_ints(where, "kernel_size", kernel_size, rank, 1)
+        sizes, ratios = size_or_ratio(where, rank, output_size, output_ratio)
+        super().__init__(kernels, sizes, ratios, return_indices, samples)
+        self.generator = generator
+
+
+class _FractionalMax(_Fractional):
     def __init__(
         self,
         kernel_size: Ints,
@@ -230,8 +250,9 @@ class _FractionalMax(_Pool):
         *,
         generator: torch.Generator | None = None,
     ) -> None:
-        super().__init__(kernel_size, output_size, output_ratio, return_indices, _random_samples)
-        self.generator = generator
+        super().__init__(
+            kernel_size, output_size, output_ratio, return_indices, _random_samples, generator
+        )
 
     def forward(self, input: Tensor) -> Any:
         return self._function(
@@ -240,26 +261,7 @@ class _FractionalMax(_Pool):
         )  # fmt: skip
 
 
-class _FractionalPlain(_Pool):
-    """Fractional pooling that torch has no module for."""
-
-    def __init__(
-        self,
-        kernel_size: Ints,
-        output_size: Ints | None = None,
-        output_ratio: float | Sequence[float] | None = None,
-        return_indices: bool = False,
-        _random_samples: Tensor | None = None,
-    ) -> None:
-        super().__init__()
-        self.kernel_size = kernel_size
-        self.output_size = output_size
-        self.output_ratio = output_ratio
-        self.return_indices = return_indices
-        self.register_buffer("_random_samples", _random_samples)
-
-
-class _FractionalAvg(_FractionalPlain):
+class _FractionalAvg(_Fractional):
     _function: ClassVar[Callable[..., Tensor]]
 
     def __init__(
@@ -271,14 +273,32 @@ class _FractionalAvg(_FractionalPlain):
         *,
         generator: torch.Generator | None = None,
     ) -> None:
-        super().__init__(kernel_size, output_size, output_ratio, False, _random_samples)
-        self.generator = generator
+        super().__init__(kernel_size, output_size, output_ratio, False, _random_samples, generator)
 
     def forward(self, input: Tensor) -> Tensor:
         return self._function(
             input, self.kernel_size, self.output_size, self.output_ratio, self._random_samples,
             generator=self.generator,
         )  # fmt: skip
+
+
+class _FractionalStock(torch.nn.Module):
+    """What `torch.nn.FractionalMaxPool2d` is, for the modules that torch lacks."""
+
+    def __init__(
+        self,
+        kernel_size: tuple[int, ...],
+        output_size: tuple[int, ...] | None,
+        output_ratio: tuple[float, ...] | None,
+        return_indices: bool,
+        _random_samples: Tensor | None,
+    ) -> None:
+        super().__init__()
+        self.kernel_size = kernel_size
+        self.output_size = output_size
+        self.output_ratio = output_ratio
+        self.return_indices = return_indices
+        self.register_buffer("_random_samples", _random_samples)
 
 
 # ---- the classes --------------------------------------------------------------------------------
@@ -380,7 +400,7 @@ class MaxUnpool3d(_Unpool, torch.nn.MaxUnpool3d):
     _function = staticmethod(F.max_unpool3d)
 
 
-class FractionalMaxPool1d(_FractionalMax, _FractionalPlain):
+class FractionalMaxPool1d(_FractionalMax, _FractionalStock):
     _function = staticmethod(F.fractional_max_pool1d)
 
 
@@ -392,15 +412,15 @@ class FractionalMaxPool3d(_FractionalMax, torch.nn.FractionalMaxPool3d):
     _function = staticmethod(F.fractional_max_pool3d)
 
 
-class FractionalAvgPool1d(_FractionalAvg):
+class FractionalAvgPool1d(_FractionalAvg, _FractionalStock):
     _function = staticmethod(F.fractional_avg_pool1d)
 
 
-class FractionalAvgPool2d(_FractionalAvg):
+class FractionalAvgPool2d(_FractionalAvg, _FractionalStock):
     _function = staticmethod(F.fractional_avg_pool2d)
 
 
-class FractionalAvgPool3d(_FractionalAvg):
+class FractionalAvgPool3d(_FractionalAvg, _FractionalStock):
     _function = staticmethod(F.fractional_avg_pool3d)
 
 

@@ -66,24 +66,31 @@ def _windows(
 
 def _gathered(x: Tensor, sources: list[Tensor]) -> Tensor:
     """The cells of all windows: an ordinary window with ``stride == kernel`` reads them."""
-    first = x.dim() - len(sources)
-    for axis, source in enumerate(sources, first):
-        one_axis = source.view(*source.shape[:-1], *(-1 if i == axis else 1
-                                                     for i in range(first, x.dim())))  # fmt: skip
-        x = x.gather(axis, one_axis.expand(*x.shape[:axis], -1, *x.shape[axis + 1 :]))
+    rank = len(sources)
+    first = x.dim() - rank
+    for i, source in enumerate(sources):
+        one_axis = [*source.shape[:-1], *(1 for _ in range(rank))]
+        one_axis[first + i] = source.shape[-1]
+        wanted = (*x.shape[: first + i], -1, *x.shape[first + i + 1 :])
+        x = x.gather(first + i, source.view(one_axis).expand(wanted))
     return x
 
 
-def _output_size(
-    where: str, rank: int, extents: tuple[int, ...], output_size: Any, output_ratio: Any
-) -> tuple[int, ...]:
+def size_or_ratio(
+    where: str, rank: int, output_size: Any, output_ratio: Any
+) -> tuple[tuple[int, ...] | None, tuple[float, ...] | None]:
+    """The one of the two that is given, per axis.
+
+    Raises:
+        ArgumentError: both are given, or none, or what is given can be no size or ratio.
+    """
     if (output_size is None) == (output_ratio is None):
         raise ArgumentError(
             f"{where}: exactly one of output_size and output_ratio must be given, got "
             f"{output_size!r} and {output_ratio!r}"
         )
     if output_size is not None:
-        return as_ints(where, "output_size", output_size, rank, 1)
+        return as_ints(where, "output_size", output_size, rank, 1), None
     ratios = tuple(output_ratio) if is_sequence(output_ratio) else (output_ratio,)
     if len(ratios) == 1:
         ratios = ratios * rank
@@ -94,9 +101,18 @@ def _output_size(
             f"{where}: output_ratio must be a number between 0 and 1, or {rank} of them, "
             f"got {output_ratio!r}"
         )
-    sizes = tuple(int(extent * r) for extent, r in zip(extents, ratios, strict=True))
-    if min(sizes) < 1:
-        raise ArgumentError(f"{where}: output_ratio {output_ratio!r} gives the size {sizes}")
+    return None, ratios
+
+
+def _output_size(
+    where: str, rank: int, extents: tuple[int, ...], output_size: Any, output_ratio: Any
+) -> tuple[int, ...]:
+    sizes, ratios = size_or_ratio(where, rank, output_size, output_ratio)
+    if ratios is not None:
+        sizes = tuple(int(extent * r) for extent, r in zip(extents, ratios, strict=True))
+        if min(sizes) < 1:
+            raise ArgumentError(f"{where}: output_ratio {output_ratio!r} gives the size {sizes}")
+    assert sizes is not None
     return sizes
 
 
