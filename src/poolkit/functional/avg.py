@@ -1,9 +1,7 @@
 """Average pooling: fixed, adaptive and global windows."""
 
-from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
@@ -19,12 +17,10 @@ from .common import (
     fixed,
     is_symmetric,
     ours,
-    stock_serves,
+    stock,
     widened,
 )
 from .max import Sizes
-
-Stock = Callable[..., Tensor]
 
 
 def _avg_pool(
@@ -40,19 +36,20 @@ def _avg_pool(
     dilation: Any,
     padding_mode: str,
 ) -> Tensor:
-    if not ours(where, x, SUMMED) and stock_serves(
-        where,
-        x,
-        {
+    if not ours(where, x, SUMMED):
+        beyond = {
             "padding": not is_symmetric(padding),
             "dilation": differs(dilation, 1),
             "divisor_override": rank == 1 and divisor_override is not None,
             "padding_mode": padding_mode != "zeros",
-        },
-    ):
-        stock: Stock = getattr(torch.nn.functional, f"avg_pool{rank}d")
+        }
         more = () if rank == 1 else (divisor_override,)
-        return stock(x, kernel_size, stride, padding, ceil_mode, count_include_pad, *more)
+        served: Tensor | None = stock(
+            where, x, beyond, f"avg_pool{rank}d", kernel_size, stride, padding, ceil_mode,
+            count_include_pad, *more,
+        )  # fmt: skip
+        if served is not None:
+            return served
     # Padding that counts may fill a window alone; its average is 0.
     needs_cell = padding_mode == "zeros" and not count_include_pad and divisor_override is None
     window = fixed(where, rank, x, kernel_size, stride, padding, dilation, ceil_mode, needs_cell,
@@ -68,8 +65,9 @@ def _avg_pool(
 
 def _adaptive_avg_pool(where: str, rank: int, x: Tensor, output_size: Any) -> Tensor:
     if not ours(where, x, SUMMED):
-        stock: Stock = getattr(torch.nn.functional, f"adaptive_avg_pool{rank}d")
-        return stock(x, output_size)
+        served: Tensor | None = stock(where, x, {}, f"adaptive_avg_pool{rank}d", output_size)
+        if served is not None:
+            return served
     return ops.avg_pool(x, adaptive(where, rank, x, output_size, False))
 
 

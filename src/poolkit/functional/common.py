@@ -104,7 +104,7 @@ def adaptive(where: str, rank: int, x: Tensor, output_size: Any, needs_channels:
 
 
 def ours(where: str, x: Tensor, dtypes: frozenset[torch.dtype]) -> bool:
-    """Whether poolkit's operators serve ``x``; if not, the stock operator does.
+    """Whether poolkit's operators serve ``x``; if not, `stock` comes first.
 
     Raises:
         ArgumentError: no tensor.
@@ -135,23 +135,31 @@ def check_tensor(where: str, name: str, value: object) -> None:
         _refuse(where, name, value)
 
 
-def stock_serves(where: str, x: Tensor, beyond: dict[str, bool]) -> bool:
-    """Whether the stock operator serves an ``x`` that is not `ours`; if not, the reference does.
+def stock(where: str, x: Tensor, beyond: dict[str, bool], name: str, *args: Any) -> Any:
+    """What torch's function ``name`` gives for an ``x`` that is not `ours`.
 
-    ``beyond`` names what torch lacks, and says of each whether this call asks for it.
+    None if the reference has to serve, through the raw operators: torch has no kernel for the dtype
+    on this device, or the call asks for something of ``beyond``, which names what torch lacks.
 
     Raises:
         ArgumentError: it does, and ``x`` has a layout or a dtype that only torch can read.
+        DtypeError: the same for what torch has no kernel for.
     """
-    used = [name for name, asked in beyond.items() if asked]
-    if not used:
-        return True
-    if x.layout is torch.strided and not x.is_quantized and not x.is_nested:
-        return False  # a device without kernels: the raw operators fall back to the reference there
-    raise ArgumentError(
-        f"{where}: {', '.join(used)} beyond torch's own arguments is not available for a "
-        f"{x.dtype} tensor of layout {x.layout} on {x.device}"
-    )
+    plain = x.layout is torch.strided and not x.is_quantized and not x.is_nested
+    used = [what for what, asked in beyond.items() if asked]
+    kind = f"a {x.dtype} tensor of layout {x.layout} on {x.device}"
+    if used and not plain:
+        raise ArgumentError(
+            f"{where}: {', '.join(used)} beyond torch's own arguments is not available for {kind}"
+        )
+    if used:
+        return None
+    try:
+        return getattr(torch.nn.functional, name)(x, *args)
+    except NotImplementedError as error:
+        if not plain:
+            raise DtypeError(f"{where}: torch has no kernel for {kind}") from error
+        return None
 
 
 def differs(value: Any, default: int) -> bool:

@@ -18,10 +18,10 @@ from .common import (
     fixed,
     ours,
     readable,
-    stock_serves,
+    stock,
     widened,
 )
-from .max import MaybeIndices, Stock
+from .max import MaybeIndices
 
 Ratios = float | Sequence[float]
 
@@ -156,11 +156,14 @@ def _max(
     samples: Tensor | None,
     generator: torch.Generator | None,
 ) -> MaybeIndices:
-    if not ours(where, x, FLOATS) and stock_serves(
-        where, x, {"one spatial axis": rank == 1, "generator": generator is not None}
-    ):
-        stock: Stock = getattr(torch.nn.functional, f"fractional_max_pool{rank}d")
-        return stock(x, kernel_size, output_size, output_ratio, bool(return_indices), samples)
+    if not ours(where, x, FLOATS):
+        beyond = {"one spatial axis": rank == 1, "generator": generator is not None}
+        served: MaybeIndices | None = stock(
+            where, x, beyond, f"fractional_max_pool{rank}d", kernel_size, output_size, output_ratio,
+            bool(return_indices), samples,
+        )  # fmt: skip
+        if served is not None:
+            return served
     layout = suggest_memory_format(x)
     # The windows are gathered for their winners alone: a gradient through them would add the shares
     # of a cell window by window along each axis, not output by output as torch does.
@@ -212,7 +215,7 @@ def _avg(
     generator: torch.Generator | None,
 ) -> Tensor:
     if not ours(where, x, FLOATS):
-        stock_serves(where, x, {"an average": True})  # refuses what the reference cannot read
+        stock(where, x, {"an average": True}, "")  # refuses what the reference cannot read
     sources, kernel = _windows(
         where, rank, x, kernel_size, output_size, output_ratio, samples, generator
     )

@@ -1,7 +1,6 @@
 """Lp pooling: the p-norm of every window, composed of powers and an average."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ from .common import (
     documented,
     fixed,
     ours,
-    stock_serves,
+    stock,
     widened,
 )
 
@@ -41,19 +40,19 @@ def _lp_pool(
     p = _exponent(where, norm_type)
     if not isinstance(absolute, bool):
         raise ArgumentError(f"{where}: absolute must be a bool, got {absolute!r}")
-    if not ours(where, x, ORDERED) and stock_serves(
-        where,
-        x,
-        {
+    if not ours(where, x, ORDERED):
+        beyond = {
             "padding": differs(padding, 0),
             "dilation": differs(dilation, 1),
             "absolute": absolute,
             "padding_mode": padding_mode != "zeros",
             "an infinite norm_type": math.isinf(p),
-        },
-    ):
-        stock: Callable[..., Tensor] = getattr(torch.nn.functional, f"lp_pool{rank}d")
-        return stock(x, norm_type, kernel_size, stride, ceil_mode)
+        }
+        served: Tensor | None = stock(
+            where, x, beyond, f"lp_pool{rank}d", norm_type, kernel_size, stride, ceil_mode
+        )
+        if served is not None:
+            return served
     divisor = 1 if absolute else None
     # Only where zeros add nothing may padding fill a window alone.
     needs_cell = padding_mode == "zeros" and (p < 0 or math.isinf(p))

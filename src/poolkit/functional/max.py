@@ -1,9 +1,7 @@
 """Maximum pooling: fixed, adaptive and global windows."""
 
-from collections.abc import Callable
 from typing import Any, Literal, overload
 
-import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
@@ -18,12 +16,11 @@ from .common import (
     fixed,
     is_symmetric,
     ours,
-    stock_serves,
+    stock,
     widened,
 )
 
 MaybeIndices = Tensor | tuple[Tensor, Tensor]
-Stock = Callable[..., MaybeIndices]
 Sizes = int | None | tuple[int | None, ...] | list[int | None]
 
 
@@ -39,13 +36,14 @@ def _max_pool(
     return_indices: Any,
     padding_mode: str,
 ) -> MaybeIndices:
-    if not ours(where, x, ORDERED) and stock_serves(
-        where,
-        x,
-        {"padding": not is_symmetric(padding), "padding_mode": padding_mode != "zeros"},
-    ):
-        stock: Stock = getattr(torch.nn.functional, f"max_pool{rank}d")
-        return stock(x, kernel_size, stride, padding, dilation, ceil_mode, bool(return_indices))
+    if not ours(where, x, ORDERED):
+        beyond = {"padding": not is_symmetric(padding), "padding_mode": padding_mode != "zeros"}
+        served: MaybeIndices | None = stock(
+            where, x, beyond, f"max_pool{rank}d", kernel_size, stride, padding, dilation, ceil_mode,
+            bool(return_indices),
+        )  # fmt: skip
+        if served is not None:
+            return served
     window = fixed(where, rank, x, kernel_size, stride, padding, dilation, ceil_mode,
                    padding_mode == "zeros")  # fmt: skip
     if padding_mode == "zeros":
@@ -78,8 +76,10 @@ def _adaptive_max_pool(
     where: str, rank: int, x: Tensor, output_size: Any, return_indices: Any
 ) -> MaybeIndices:
     if not ours(where, x, ORDERED):
-        stock: Stock = getattr(torch.nn.functional, f"adaptive_max_pool{rank}d")
-        return stock(x, output_size, bool(return_indices))
+        name = f"adaptive_max_pool{rank}d"
+        served: MaybeIndices | None = stock(where, x, {}, name, output_size, bool(return_indices))
+        if served is not None:
+            return served
     return _reduce(x, adaptive(where, rank, x, output_size, True), return_indices)
 
 

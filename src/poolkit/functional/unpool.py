@@ -1,7 +1,7 @@
 """Max unpooling: values go back to the cells that indices name."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -28,7 +28,7 @@ from .common import (
     is_symmetric,
     ours,
     readable,
-    stock_serves,
+    stock,
 )
 
 DUPLICATES = ("last", "sum", "max", "mean", "error")
@@ -47,11 +47,14 @@ def _max_unpool(
 ) -> Tensor:
     check_duplicates(where, duplicates)
     check_tensor(where, "indices", indices)
-    if not ours(where, x, ORDERED) and stock_serves(
-        where, x, {"padding": not is_symmetric(padding), "duplicates": duplicates != "last"}
-    ):
-        stock: Callable[..., Tensor] = getattr(torch.nn.functional, f"max_unpool{rank}d")
-        return stock(x, indices, kernel_size, stride, padding, output_size)
+    if not ours(where, x, ORDERED):
+        beyond = {"padding": not is_symmetric(padding), "duplicates": duplicates != "last"}
+        served: Tensor | None = stock(
+            where, x, beyond, f"max_unpool{rank}d", indices, kernel_size, stride, padding,
+            output_size,
+        )  # fmt: skip
+        if served is not None:
+            return served
     spatial(where, x.shape, rank)
     _check_indices(where, x, indices)
     sizes = _output_size(where, rank, x.shape, kernel_size, stride, padding, output_size)
