@@ -9,7 +9,7 @@ from torch.autograd import forward_ad as fwad
 from torch.autograd import gradcheck, gradgradcheck
 
 from poolkit import functional as F
-from poolkit import nn, testing
+from poolkit import nn, ops, testing
 from poolkit import window as W
 from poolkit.testing import assert_bit_equal, assert_close, assert_same_strides, laid_out, sample
 
@@ -19,6 +19,10 @@ TF = torch.nn.functional
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.* is deprecated")
 
 every_rank = pytest.mark.parametrize("rank", [1, 2, 3])
+needs_kernels = pytest.mark.skipif(
+    not ops.NATIVE,
+    reason="the reference alone is no operator, and neither inductor nor jit takes it",
+)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -219,8 +223,6 @@ def test_vmap_over_indices(rank):
 @pytest.mark.parametrize("where", [(0, None), (None, 0), (0, 0), (1, 0)])
 def test_vmap_of_the_adjoints(where):
     """pick and scatter over each argument that can be batched."""
-    from poolkit import ops
-
     window = W.fixed("f", 2, (2, 2, 4, 4), 2, 2, 0, 1, False, True)
     x = distinct(3, 2, 2, 4, 4)
     y, offsets = torch.stack([ops.max_pool(p, window) for p in x]), torch.stack(
@@ -373,6 +375,7 @@ def test_compile_fractional(rank, dynamic, fresh_compiler):
             assert_close(got, expected)
 
 
+@needs_kernels
 @pytest.mark.filterwarnings("ignore")
 def test_compile_with_inductor(fresh_compiler):
     def step(x):
@@ -409,6 +412,7 @@ def test_export(strict):
         assert_close(program.module()(x), model(x))
 
 
+@needs_kernels
 def test_opcheck():
     window = W.fixed("f", 2, (2, 3, 7, 6), (3, 2), 2, 1, 1, True, True)
     for layout in ("contiguous", "channels_last"):
@@ -565,6 +569,7 @@ def test_tensor_subclass():
     assert "max_pool2d" in Logged.calls
 
 
+@needs_kernels
 @pytest.mark.filterwarnings("ignore")  # torch.jit.trace is deprecated and says so, in several ways
 def test_jit_trace():
     """A traced function computes what the function does."""

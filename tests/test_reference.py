@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._vmap_internals import _vmap
 
 from poolkit import ArgumentError, reference, testing
 from poolkit import window as W
@@ -217,6 +218,24 @@ def test_formats(rank, layout):
         reference.max_unpool(values, reference.plane_indices(offsets, window), x.shape[2:]),
     ):  # fmt: skip
         assert_format(got, x)
+
+
+@pytest.mark.filterwarnings("ignore")  # the old vmap is slow, and says so
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_batched_by_gradcheck(rank):
+    """gradcheck batches forward derivatives with torch's old vmap, straight into the reference."""
+    shape = (2, 3, *(6,) * rank)
+    window = W.fixed("f", rank, shape, 3, 2, 1, 1, False, True)
+    x = sample((4, *shape), torch.float64)
+    mean, offsets = reference.avg_pool(x[0], window), reference.max_pool(x[0], window)[1]
+    g = sample((4, *mean.shape), torch.float64, seed=1)
+    for function, t in [
+        (lambda t: reference.pick(t, offsets, window), x),
+        (lambda t: reference.scatter(t, offsets, window, False), g),
+        (lambda t: reference.avg_pool(t, window), x),
+        (lambda t: reference.avg_pool_backward(t, window, False), g),
+    ]:
+        assert_bit_equal(_vmap(function, 0, 0)(t), torch.stack([function(part) for part in t]))
 
 
 # ---- Against torch ------------------------------------------------------------------------------

@@ -51,7 +51,7 @@ def _cells(window: Window, device: torch.device) -> tuple[Tensor, Tensor]:
 
 def _located(offsets: Tensor, window: Window) -> tuple[Tensor, Tensor]:
     """Index in the flattened plane of the cell that each offset names, and whether there is one."""
-    rest = offsets.flatten(-window.rank).to(torch.int64)
+    rest = _flat(offsets, window.rank).to(torch.int64)
     real = (rest >= 0) & (rest < window.taps)
     cell, place = torch.zeros_like(rest), 1
     number = torch.arange(rest.shape[-1], device=rest.device)
@@ -64,12 +64,20 @@ def _located(offsets: Tensor, window: Window) -> tuple[Tensor, Tensor]:
     return cell, real
 
 
+# Derivatives in forward mode come here batched by the vmap of torch.autograd.gradcheck, which has
+# rules for reshape and empty_like, but none for flatten and empty.
+
+
+def _flat(x: Tensor, rank: int) -> Tensor:
+    """``x`` with its last ``rank`` axes as one."""
+    first = x.dim() - rank
+    return x.reshape(*x.shape[:first], math.prod(x.shape[first:]))
+
+
 def _formatted(result: Tensor, shape: Sequence[int], memory_format: torch.memory_format) -> Tensor:
+    result = result.reshape(tuple(shape))
     # Tensor.contiguous() would keep unusual strides on axes of size 1.
-    out = torch.empty(
-        tuple(shape), dtype=result.dtype, device=result.device, memory_format=memory_format
-    )
-    return out.copy_(result.reshape(tuple(shape)))
+    return torch.empty_like(result, memory_format=memory_format).copy_(result)
 
 
 def _gradient_format(rank: int, channels_last: bool) -> torch.memory_format:
@@ -114,7 +122,7 @@ def max_pool(x: Tensor, window: Window) -> tuple[Tensor, Tensor]:
     and +0.0 are equal. Padding never wins.
     """
     cell, real = _cells(window, x.device)
-    values = _wide(x).flatten(-window.rank)[..., cell]
+    values = _flat(_wide(x), window.rank)[..., cell]
     tap = _winners(values, real)
     best = values.gather(-1, tap[..., None]).to(x.dtype)
     shape, layout = window.output_shape(x.shape), suggest_memory_format(x)
@@ -131,7 +139,7 @@ def pick(t: Tensor, offsets: Tensor, window: Window) -> Tensor:
     dtype. It is the forward derivative of :func:`max_pool` and the adjoint of :func:`scatter`.
     """
     cell, real = _located(offsets, window)
-    picked = _wide(t).flatten(-window.rank).gather(-1, cell).masked_fill(~real, 0)
+    picked = _flat(_wide(t), window.rank).gather(-1, cell).masked_fill(~real, 0)
     return _formatted(picked.to(t.dtype), offsets.shape, suggest_memory_format(t))
 
 
@@ -142,7 +150,7 @@ def scatter(g: Tensor, offsets: Tensor, window: Window, channels_last: bool) -> 
     from 0 and adds in row-major order of the outputs; half types are summed in float32 and rounded
     once. It is the gradient of :func:`max_pool` and the adjoint of :func:`pick`.
     """
-    parts = _accumulated(g).flatten(-window.rank)
+    parts = _flat(_accumulated(g), window.rank)
     return _summed(parts, _located(offsets, window), g, window, channels_last)
 
 
@@ -151,7 +159,7 @@ def _summed(
 ) -> Tensor:
     """The planes whose cells are the sums of the ``parts`` that ``cells`` sends there."""
     (cell, real), shape = cells, window.input_shape(like.shape)
-    plane = math.prod(axis.size for axis in window.axes)
+    plane = math.prod([axis.size for axis in window.axes])  # Dynamo traces no generator here
     # What belongs to no cell goes to one more cell behind the plane, which is then cut off.
     sums = parts.new_zeros((*parts.shape[:-1], plane + 1))
     sums.scatter_add_(-1, cell.where(real, plane).expand(parts.shape), parts)
@@ -200,7 +208,7 @@ def avg_pool(x: Tensor, window: Window) -> Tensor:
     float16 and bfloat16 are summed in float32; an int64 quotient is truncated toward zero.
     """
     cell, real = _cells(window, x.device)
-    values = _accumulated(x).flatten(-window.rank)[..., cell].masked_fill(~real, 0)
+    values = _flat(_accumulated(x), window.rank)[..., cell].masked_fill(~real, 0)
     means = _divided(values.sum(-1), _divisors(window, x.device)).to(x.dtype)
     return _formatted(means, window.output_shape(x.shape), suggest_memory_format(x))
 
@@ -211,8 +219,8 @@ def avg_pool_backward(g: Tensor, window: Window, channels_last: bool) -> Tensor:
     ``(N, C, *out) -> (N, C, *spatial)``, channels last if asked. The adjoint of :func:`avg_pool`.
     """
     cell, real = _cells(window, g.device)
-    share = _divided(_accumulated(g).flatten(-window.rank), _divisors(window, g.device))
-    parts = share[..., None].expand(*share.shape, cell.shape[1]).flatten(-2)
+    share = _divided(_flat(_accumulated(g), window.rank), _divisors(window, g.device))
+    parts = _flat(share[..., None].expand(*share.shape, cell.shape[1]), 2)
     return _summed(parts, (cell.flatten(), real.flatten()), g, window, channels_last)
 
 
@@ -230,14 +238,14 @@ def lp_pool(x: Tensor, norm_type: float, window: Window, absolute: bool = False)
     wide = _accumulated(x) if x.is_floating_point() else x.to(torch.float32)
     cell, real = _cells(window, x.device)
     if math.isinf(norm_type):
-        values = wide.abs().flatten(-window.rank)[..., cell]
+        values = _flat(wide.abs(), window.rank)[..., cell]
         if norm_type > 0:
             norms = values.masked_fill(~real, 0).amax(-1)
         else:
             norms = values.masked_fill(~real, math.inf).amin(-1).masked_fill(~real.any(-1), 0)
     else:
         powers = (wide.abs() if absolute else wide).pow(norm_type)
-        sums = powers.flatten(-window.rank)[..., cell].masked_fill(~real, 0).sum(-1)
+        sums = _flat(powers, window.rank)[..., cell].masked_fill(~real, 0).sum(-1)
         if not absolute:
             clipped = _divisors(Window(window.axes), x.device)
             sums = sums / clipped * window.taps
