@@ -15,23 +15,17 @@ from poolkit.testing import assert_bit_equal, assert_close, assert_same_strides,
 
 TF = torch.nn.functional
 
-# torch's own forward mode says so when it is first used.
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.* is deprecated")
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    # torch's own forward mode says so when it is first used.
+    pytest.mark.filterwarnings("ignore:.*torch.jit.script.* is deprecated"),
+]
 
 every_rank = pytest.mark.parametrize("rank", [1, 2, 3])
 needs_kernels = pytest.mark.skipif(
     not ops.NATIVE,
     reason="the reference alone is no operator, and neither inductor nor jit takes it",
 )
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Tiny tensors gain nothing from threads, and several test processes share the cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def distinct(*shape, dtype=torch.float64, seed=0):
@@ -458,17 +452,10 @@ def test_meta_strides(rank, layout):
 # ---- Threads and determinism --------------------------------------------------------------------
 
 
-@pytest.fixture
-def two_threads():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
 @every_rank
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_same_bits_for_any_number_of_threads(rank, layout, dtype, two_threads):
+def test_same_bits_for_any_number_of_threads(rank, layout, dtype, keep_threads):
     shape = (2, 20, *{1: (6000,), 2: (90, 80), 3: (20, 22, 18)}[rank])
     x = laid_out(sample(shape, dtype, "relu"), layout)
     results = []

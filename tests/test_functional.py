@@ -27,12 +27,16 @@ from poolkit.testing import (
     assert_same_strides,
     assert_sum_close,
     attempt,
+    check_avg,
+    check_max,
     compare_with_torch,
     laid_out,
     sample,
 )
 
 TF = torch.nn.functional
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 fixed_examples = settings(derandomize=True, deadline=None, database=None, max_examples=120)
 
@@ -41,15 +45,6 @@ every_rank = pytest.mark.parametrize("rank", [1, 2, 3])
 every_layout = pytest.mark.parametrize("layout", testing.LAYOUTS)
 
 SPATIAL = {1: 40, 2: 12, 3: 6}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Tiny tensors gain nothing from threads, and several test processes share the cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @st.composite
@@ -196,10 +191,6 @@ def fixed(rank, x, kernel, stride, padding, dilation, ceil, needs_cell, include=
         return None
 
 
-def last(x):
-    return torch._prims_common.suggest_memory_format(x) is not torch.contiguous_format
-
-
 @every_rank
 @settings(fixed_examples, max_examples=200)
 @given(st.data())
@@ -213,26 +204,6 @@ def test_max_against_reference(rank, data):
             function(x, *geometry)
         return
     check_max(x, window, lambda x, indices: function(x, *geometry, return_indices=indices))
-
-
-def check_max(x, window, function):
-    values, offsets = reference.max_pool(x, window)
-    alone = function(x, False)
-    assert_bit_equal(alone, values)
-    assert_format(alone, x)
-    got, indices = function(x, True)
-    assert_bit_equal(got, values)
-    assert_format(got, x)
-    assert_bit_equal(indices, reference.plane_indices(offsets, window))
-    assert_format(indices, x)
-    if x.is_floating_point():
-        x = leaf(x)
-        y = function(x, False)
-        assert_bit_equal(y, values)
-        g = sample(tuple(y.shape), torch.float64, seed=5).to(y.dtype)
-        (got,) = torch.autograd.grad(y, x, g)
-        assert_bit_equal(got, reference.scatter(g, offsets, window, last(x)), "gradient")
-        assert_same_strides(got, torch.empty_like(x), "gradient")
 
 
 @every_rank
@@ -255,24 +226,6 @@ def test_avg_against_reference(rank, data, include, divisor):
             function(x)
         return
     check_avg(x, window, function)
-
-
-def check_avg(x, window, function):
-    y = function(x)
-    assert_average_close(y, x, window)
-    assert_format(y, x)
-    if x.is_floating_point():
-        x = leaf(x)
-        y = function(x)
-        assert_average_close(y, x, window)
-        g = sample(tuple(y.shape), torch.float64, seed=5).to(y.dtype)
-        (got,) = torch.autograd.grad(y, x, g)
-        exact = reference.avg_pool_backward(g.double(), window, False)
-        size = reference.avg_pool_backward(
-            g.double().abs(), W.Window(window.axes, window.include_pad, abs(window.divisor)), False
-        )
-        assert_sum_close(got, exact, size, 3 + sum(axis.kernel for axis in window.axes))
-        assert_same_strides(got, torch.empty_like(x), "gradient")
 
 
 @every_rank

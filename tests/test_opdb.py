@@ -21,20 +21,11 @@ DTYPES = (*testing.FLOATS, *testing.INTEGERS)
 OPERATORS = [op for op in op_db if "nn.functional." in op.name and "pool" in op.name]
 MODULES = [info for info in module_db if "Pool" in info.module_cls.__name__]
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore")]
 
 every_operator = pytest.mark.parametrize("op", OPERATORS, ids=lambda op: op.formatted_name)
 every_module = pytest.mark.parametrize("info", MODULES, ids=lambda info: info.module_cls.__name__)
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Tiny tensors gain nothing from threads, and several test processes share the cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def seeded(name, function):

@@ -15,18 +15,11 @@ from poolkit.testing import assert_average_close, assert_bit_equal, assert_forma
 
 TF = torch.nn.functional
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 fixed_examples = settings(derandomize=True, deadline=None, database=None, max_examples=150)
 
 DTYPES = (*testing.FLOATS, *testing.INTEGERS)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Tiny tensors gain nothing from threads, and several test processes share the cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @st.composite

@@ -5,8 +5,9 @@ out what :func:`excused` says it covers, and nothing else; ``docs/deviations.md`
 it.
 """
 
+from .against_reference import check_avg, check_max, check_max_pool
 from .against_torch import compare, compare_with_torch
-from .calls import FUNCTIONS, PARAMETERS, Call, attempt, call, computes, torch_has
+from .calls import FUNCTIONS, PARAMETERS, Call, attempt, call, computes, gradient, torch_has
 from .comparisons import (
     assert_average_close,
     assert_bit_equal,
@@ -42,11 +43,15 @@ __all__ = [
     "attempt",
     "bits",
     "call",
+    "check_avg",
+    "check_max",
+    "check_max_pool",
     "compare",
     "compare_with_torch",
     "computes",
     "excused",
     "excuses",
+    "gradient",
     "laid_out",
     "outcome",
     "sample",
