@@ -13,7 +13,7 @@ from torch import Tensor
 
 from . import functional as F
 from .functional.common import check_mode
-from .functional.fractional import size_or_ratio
+from .functional.graham import size_or_ratio
 from .functional.unpool import check_duplicates
 from .window import Ints, Padding, as_ints, is_sequence, normalise_padding
 

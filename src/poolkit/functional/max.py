@@ -176,41 +176,17 @@ _GLOBAL_MAX = """Maximum of every whole channel: ``adaptive_max_pool{n}d(input, 
 
 
 @overload
-def max_pool1d(
-    input: Tensor,
-    kernel_size: Ints,
-    stride: Ints | None = None,
-    padding: Padding = 0,
-    dilation: Ints = 1,
-    ceil_mode: bool = False,
-    return_indices: Literal[False] = False,
-    *,
-    padding_mode: str = "zeros",
-) -> Tensor: ...
+def max_pool1d(input: Tensor, kernel_size: Ints, stride: Ints | None = None, padding: Padding = 0,
+               dilation: Ints = 1, ceil_mode: bool = False, return_indices: Literal[False] = False,
+               *, padding_mode: str = "zeros") -> Tensor: ...  # fmt: skip
 @overload
-def max_pool1d(
-    input: Tensor,
-    kernel_size: Ints,
-    stride: Ints | None = None,
-    padding: Padding = 0,
-    dilation: Ints = 1,
-    ceil_mode: bool = False,
-    *,
-    return_indices: Literal[True],
-    padding_mode: str = "zeros",
-) -> tuple[Tensor, Tensor]: ...
+def max_pool1d(input: Tensor, kernel_size: Ints, stride: Ints | None = None, padding: Padding = 0,
+               dilation: Ints = 1, ceil_mode: bool = False, *, return_indices: Literal[True],
+               padding_mode: str = "zeros") -> tuple[Tensor, Tensor]: ...  # fmt: skip
 @overload
-def max_pool1d(
-    input: Tensor,
-    kernel_size: Ints,
-    stride: Ints | None = None,
-    padding: Padding = 0,
-    dilation: Ints = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-    *,
-    padding_mode: str = "zeros",
-) -> MaybeIndices: ...
+def max_pool1d(input: Tensor, kernel_size: Ints, stride: Ints | None = None, padding: Padding = 0,
+               dilation: Ints = 1, ceil_mode: bool = False, return_indices: bool = False, *,
+               padding_mode: str = "zeros") -> MaybeIndices: ...  # fmt: skip
 @documented(_MAX)
 def max_pool1d(
     input: Tensor,
@@ -255,41 +231,17 @@ def max_pool1d_with_indices(
 
 
 @overload
-def max_pool2d(
-    input: Tensor,
-    kernel_size: Ints,
-    stride: Ints | None = None,
-    padding: Padding = 0,
-    dilation: Ints = 1,
-    ceil_mode: bool = False,
-    return_indices: Literal[False] = False,
-    *,
-    padding_mode: str = "zeros",
-) -> Tensor: ...
+def max_pool2d(input: Tensor, kernel_size: Ints, stride: Ints | None = None, padding: Padding = 0,
+               dilation: Ints = 1, ceil_mode: bool = False, return_indices: Literal[False] = False,
+               *, padding_mode: str = "zeros") -> Tensor: ...  # fmt: skip
 @overload
-def max_pool2d(
-    input: Tensor,
-    kernel_size: Ints,
-    stride: Ints | None = None,
-    padding: Padding = 0,
-    dilation: Ints = 1,
-    ceil_mode: bool = False,
-    *,
-    return_indices: Literal[True],
-    padding_mode: str = "zeros",
-) -> tuple[Tensor, Tensor]: ...
+def max_pool2d(input: Tensor, kernel_size: Ints, stride: Ints | None = None, padding: Padding = 0,
+               dilation: Ints = 1, ceil_mode: bool = False, *, return_indices: Literal[True],
+               padding_mode: str = "zeros") -> tuple[Tensor, Tensor]: ...  # fmt: skip
 @overload
-def max_pool2d(
-    input: Tensor,
-    kernel_size: Ints,
-    stride: Ints | None = None,
-    padding: Padding = 0,
-    dilation: Ints = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-    *,
-    padding_mode: str = "zeros",
-) -> MaybeIndices: ...
+def max_pool2d(input: Tensor, kernel_size: Ints, stride: Ints | None = None, padding: Padding = 0,
+               dilation: Ints = 1, ceil_mode: bool = False, return_indices: bool = False, *,
+               padding_mode: str = "zeros") -> MaybeIndices: ...  # fmt: skip
 @documented(_MAX)
 def max_pool2d(
     input: Tensor,
@@ -334,41 +286,17 @@ def max_pool2d_with_indices(
 
 
 @overload
-def max_pool3d(
-    input: Tensor,
-    kernel_size: Ints,
-    stride: Ints | None = None,
-    padding: Padding = 0,
-    dilation: Ints = 1,
-    ceil_mode: bool = False,
-    return_indices: Literal[False] = False,
-    *,
-    padding_mode: str = "zeros",
-) -> Tensor: ...
+def max_pool3d(input: Tensor, kernel_size: Ints, stride: Ints | None = None, padding: Padding = 0,
+               dilation: Ints = 1, ceil_mode: bool = False, return_indices: Literal[False] = False,
+               *, padding_mode: str = "zeros") -> Tensor: ...  # fmt: skip
 @overload
-def max_pool3d(
-    input: Tensor,
-    kernel_size: Ints,
-    stride: Ints | None = None,
-    padding: Padding = 0,
-    dilation: Ints = 1,
-    ceil_mode: bool = False,
-    *,
-    return_indices: Literal[True],
-    padding_mode: str = "zeros",
-) -> tuple[Tensor, Tensor]: ...
+def max_pool3d(input: Tensor, kernel_size: Ints, stride: Ints | None = None, padding: Padding = 0,
+               dilation: Ints = 1, ceil_mode: bool = False, *, return_indices: Literal[True],
+               padding_mode: str = "zeros") -> tuple[Tensor, Tensor]: ...  # fmt: skip
 @overload
-def max_pool3d(
-    input: Tensor,
-    kernel_size: Ints,
-    stride: Ints | None = None,
-    padding: Padding = 0,
-    dilation: Ints = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-    *,
-    padding_mode: str = "zeros",
-) -> MaybeIndices: ...
+def max_pool3d(input: Tensor, kernel_size: Ints, stride: Ints | None = None, padding: Padding = 0,
+               dilation: Ints = 1, ceil_mode: bool = False, return_indices: bool = False, *,
+               padding_mode: str = "zeros") -> MaybeIndices: ...  # fmt: skip
 @documented(_MAX)
 def max_pool3d(
     input: Tensor,
