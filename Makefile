@@ -54,7 +54,7 @@ format: .venv/ready ## reformat Python and C++ in place
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(wildcard csrc/*)
 
-bench: .venv/installed ## measure against torch
+bench: .venv/installed .venv/models ## measure against the other libraries and the limit of memory
 	$(BIN)/python -m benchmarks $(ARGS)
 
 docs: .venv/installed ## regenerate the generated pages of docs/
@@ -89,6 +89,10 @@ clean: ## remove everything that make made
 build/wheel/built: $(SOURCES) .venv/ready | check-compiler
 	rm -rf build/wheel
 	$(BUILD_WHEEL) -w build/wheel -C build-dir=build/cmake -C cmake.define.POOLKIT_WERROR=$(WERROR)
+	@touch $@
+
+.venv/models: benchmarks/models.txt .venv/ready
+	$(PIP) install -q --no-deps -r benchmarks/models.txt
 	@touch $@
 
 .venv/installed: build/wheel/built

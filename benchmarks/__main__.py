@@ -5,10 +5,13 @@ import fnmatch
 import itertools
 import json
 import shlex
+import signal
 import sys
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -20,7 +23,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from . import report
+from . import memory, models, report
 from .cases import (
     CASES,
     DTYPES,
@@ -35,18 +38,20 @@ from .cases import (
     points,
 )
 from .machine import machine, versions
-from .measure import ALL_THREADS, Record, call_overhead, measure, set_threads
-from .peers import PEERS, Peer, chosen
+from .measure import ALL_THREADS, call_overhead, measure, set_threads
+from .peers import OPTIONS, chosen
 from .summary import groups, targets
 
-SCHEMA = 1
+SCHEMA = 2
 OUT = Path("build/bench")
+
+T = TypeVar("T", Case, models.Model, memory.Case)
 
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
 
-    def several(name: str, choices: tuple[str, ...], text: str) -> None:
+    def several(name: str, choices: Iterable[str], text: str) -> None:
         def parse(value: str) -> list[str]:
             unknown = [item for item in value.split(",") if item not in choices]
             if unknown:
@@ -60,10 +65,10 @@ def parser() -> argparse.ArgumentParser:
     several("layout", LAYOUTS, "memory layouts")
     several("threads", THREADS, "one thread, or as many as torch takes")
     several("phase", PHASES, "forward, forward that records for backward, backward")
-    several("peer", tuple(PEERS), "peers; all that are installed by default")
+    several("peer", OPTIONS, "peers; all that are installed by default")
     extent = p.add_mutually_exclusive_group()
     extent.add_argument(
-        "--quick", action="store_true", help="a few cases in float32, shortly; under a minute"
+        "--quick", action="store_true", help="a few cases in float32, shortly; no whole models"
     )
     extent.add_argument(
         "--full", action="store_true", help="every case x dtype x layout x threads x phase"
@@ -81,7 +86,7 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def select(names: list[str] | None, cases: tuple[Case, ...]) -> list[Case]:
+def select(names: list[str] | None, cases: Iterable[T]) -> list[T]:
     """The cases that one of the names or patterns matches; all without names."""
     if names is None:
         return list(cases)
@@ -105,27 +110,62 @@ def plan(args: argparse.Namespace) -> list[Point]:
     return kept
 
 
+Whole = tuple[models.Model, str, str]
+"""A network, its phase and its layout."""
+
+
+def plan_whole(args: argparse.Namespace) -> tuple[list[Whole], list[memory.Case]]:
+    """The whole networks to measure, and those whose memory to measure: float32, all threads."""
+    if "float32" not in (args.dtype or DTYPES) or "all" not in (args.threads or THREADS):
+        return [], []
+    if args.quick and not args.case:
+        return [], []
+    phases, layouts = set(args.phase or PHASES), args.layout or LAYOUTS
+    chosen_models = select(args.case, models.MODELS)
+    steps = bool(phases & {"training", "backward"})
+    whole = []
+    for model in chosen_models:
+        if "inference" in phases:
+            whole += [(model, "inference", layout) for layout in layouts]
+        if steps and "contiguous" in layouts:
+            whole.append((model, "step", "contiguous"))
+    measured = select(args.case, memory.CASES) if steps else []
+    return whole, measured
+
+
 def run(args: argparse.Namespace, console: Console) -> dict[str, Any]:
     """Measure; gives what the JSON file holds."""
     todo = plan(args)
     threads = args.threads or (THREADS if ALL_THREADS > 1 else THREADS[1:])
     tiny = list(itertools.product(select(args.case, TINY), threads))
-    if not todo and not tiny:
+    whole, stepped = plan_whole(args)
+    if not (todo or tiny or whole or stepped):
         raise SystemExit(
             "nothing to measure: no case of that name (see --list), or the default run leaves it "
             "out (add --full)"
         )
-    peers, missing = chosen(args.peer)
-    results = {
+    peers, missing = chosen([OPTIONS[name] for name in args.peer] if args.peer else None)
+    for peer in peers:
+        peer.start(ALL_THREADS if "all" in threads else 1)
+    if args.quick and not args.case:
+        missing["whole models and their memory"] = "left out by --quick"
+    elif (whole or stepped) and (reason := models.missing()):
+        missing["whole models and their memory"] = reason
+        whole, stepped = [], []
+    results: dict[str, Any] = {
         "schema": SCHEMA,
         "command": shlex.join(["python", "-m", "benchmarks", *_selection(args)]),
         "machine": machine(),
-        "versions": versions() | {p.name: p.version() for p in peers if p.name != "torch"},
+        "versions": versions() | {p.name: p.version() for p in peers if not p.is_torch},
         "peers": [p.name for p in peers],
         "missing": missing,
+        "records": [],
+        "failures": [],
+        "overhead": [],
+        "models": [],
+        "memory": [],
     }
     seconds = args.seconds or (0.04 if args.quick else 0.2)
-    records, failures, overhead = [], [], []
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -133,36 +173,45 @@ def run(args: argparse.Namespace, console: Console) -> dict[str, Any]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
+
+    def measured(kind: str, what: str, call: Callable[[], Any]) -> None:
+        """Keep what the call measured; if poolkit itself fails, that, and the run goes on."""
+        progress.update(task, description=what)
+        try:
+            results[kind] += call()
+        except (RuntimeError, TypeError, ValueError) as error:
+            message = f"{type(error).__name__}: {error}"
+            results["failures"].append({"point": what, "error": message})
+        progress.advance(task)
+
+    total = len(tiny) + len(todo) + len(whole) + len(stepped)
     try:
         with Progress(*columns, console=console, transient=True) as progress:
-            task = progress.add_task("", total=len(todo) + len(tiny))
+            task = progress.add_task("", total=total)
             for case, count in tiny:
-                progress.update(task, description=f"{case.name} {count} call")
-                overhead += call_overhead(case, count, 5 * seconds)
-                progress.advance(task)
+                call = partial(call_overhead, case, count, 5 * seconds)
+                measured("overhead", f"{case.name} {count} call", call)
             for point in todo:
-                progress.update(task, description=_describe(point))
-                record = attempt(point, peers, seconds)
-                (failures if "error" in record else records).append(record)
-                progress.advance(task)
+                call = partial(_listed, measure, point, peers, seconds)
+                measured("records", _describe(point), call)
+            for model, phase, layout in whole:
+                call = partial(_listed, models.measure, model, phase, layout, seconds)
+                measured("models", f"{model.name} {layout} {phase}", call)
+            for case in stepped:
+                measured("memory", case.name, partial(_listed, memory.measure, case))
     except KeyboardInterrupt:  # what was measured is worth a report
-        results["missing"]["the rest"] = f"interrupted after {len(records)} of {len(todo)} points"
+        done = int(progress.tasks[task].completed)
+        results["missing"]["the rest"] = f"interrupted after {done} of {total} measurements"
     set_threads("all")
+    records, overhead = results["records"], results["overhead"]
     return results | {
-        "records": records,
-        "failures": failures,
-        "overhead": overhead,
         "summary": [asdict(g) for g in groups(records)],
         "targets": [asdict(t) for t in targets(records, overhead)],
     }
 
 
-def attempt(point: Point, peers: list[Peer], seconds: float) -> Record:
-    """The point's record; if poolkit itself fails, one with an ``error``, and the run goes on."""
-    try:
-        return measure(point, peers, seconds)
-    except (RuntimeError, TypeError, ValueError) as error:
-        return {"point": _describe(point), "error": f"{type(error).__name__}: {error}"}
+def _listed(function: Callable[..., Any], *args: Any) -> list[Any]:
+    return [function(*args)]
 
 
 def _describe(p: Point) -> str:
@@ -184,8 +233,11 @@ def main() -> int:
     """Exit status 1 if a result was wrong or poolkit failed; a missed target is no failure."""
     args = parser().parse_args()
     if args.list:
-        print(*(c.name for c in (*CASES, *TINY)), sep="\n")
+        names = (*CASES, *TINY, *models.MODELS, *memory.CASES)
+        print(*(c.name for c in names), sep="\n")
         return 0
+    # Being asked to end is like Ctrl-C: what was measured is reported.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     console = Console(width=None if sys.stdout.isatty() else 200)
     if args.source:
         results = json.loads(args.source.read_text(encoding="utf-8"))
@@ -206,7 +258,8 @@ def main() -> int:
         console.print("Plots:", *files, highlight=False, soft_wrap=True)
     for failure in results["failures"]:
         print(f"failed: {failure['point']}: {failure['error']}", file=sys.stderr)
-    return int(bool(results["failures"]) or any(r["wrong"] for r in results["records"]))
+    checked = [*results["records"], *results["models"]]
+    return int(bool(results["failures"]) or any(r["wrong"] for r in checked))
 
 
 if __name__ == "__main__":

@@ -190,14 +190,16 @@ def points(
 def in_default_run(point: Point) -> bool:
     """Whether the default run measures the point; a full run takes hours of stock pooling.
 
-    float32 with all threads: everything, but of slow cases inference alone. Without slow and 3-D
-    cases, and for the largest batch: float32 with one thread; inference in the other dtypes.
+    float32 with all threads: every case in inference; for the largest batch, and slow cases left
+    out, training and backward too. Without slow and 3-D cases, and for the largest batch, in
+    inference: float32 with one thread, and the other dtypes.
     """
+    largest = point.batch == point.case.batches[-1]
     if point.dtype == "float32" and point.threads == "all":
-        return point.phase == "inference" or not point.case.slow
-    if point.case.slow or point.case.rank == 3 or point.batch != point.case.batches[-1]:
+        return point.phase == "inference" or (largest and not point.case.slow)
+    if point.case.slow or point.case.rank == 3 or not largest:
         return False
-    return point.dtype == "float32" or (point.threads == "all" and point.phase == "inference")
+    return point.phase == "inference" and (point.dtype == "float32" or point.threads == "all")
 
 
 def traffic(point: Point, x: Tensor, y: Tensor) -> tuple[int, int]:

@@ -15,7 +15,7 @@ from poolkit.testing import HALVES, assert_bit_equal, laid_out, sample
 
 from . import limit
 from .cases import DTYPES, Case, Point, steps, traffic
-from .peers import POOLKIT, Peer, Unsupported
+from .peers import POOLKIT, Peer
 from .timing import Spread, in_turns
 
 ALL_THREADS = torch.get_num_threads()
@@ -31,6 +31,7 @@ def measure(point: Point, peers: Sequence[Peer], seconds: float) -> Record:
     A peer whose result differs is not timed: ``wrong`` says how it differs. ``left_out`` says why
     a peer, or the limit, could not run.
     """
+    taking_part = {peer.name: peer for peer in peers}
     set_threads(point.threads)
     x = _input(point.shape, point.dtype, point.layout)
     with _mode(point.phase):
@@ -39,19 +40,22 @@ def measure(point: Point, peers: Sequence[Peer], seconds: float) -> Record:
         runs: dict[str, Run] = {"poolkit": POOLKIT.prepare(point, x, upstream)}
         results = Checker(point, x, upstream, runs["poolkit"]())
         left_out, wrong = {}, {}
-        for peer in peers:
+        for name, peer in taking_part.items():
             try:
                 run = peer.prepare(point, x, upstream)
-                results.check(run())
+                results.check(peer.result(point, run()), peer.adds_like_torch)
             except AssertionError as error:
-                wrong[peer.name] = str(error)
-            except (Unsupported, RuntimeError, TypeError) as error:
-                left_out[peer.name] = str(error).partition("\n")[0][:200]
+                wrong[name] = _first_line(error)
+            except Exception as error:  # noqa: BLE001  libraries raise what they like
+                left_out[name] = _first_line(error)
             else:
-                runs[peer.name] = run
+                runs[name] = run
+        taking_part["poolkit"] = POOLKIT
         saved = None
         if point.phase == "training":
-            saved = {name: saved_bytes(run) for name, run in runs.items()}
+            saved = {
+                n: saved_bytes(run) for n, run in runs.items() if taking_part[n].torch_autograd
+            }
         timed: dict[str, Callable[[], object]] = dict(runs)
         read, written = traffic(point, x, y)
         outputs = y.numel()
@@ -62,7 +66,9 @@ def measure(point: Point, peers: Sequence[Peer], seconds: float) -> Record:
             timed["limit"] = limit.stream(source, written)
         except limit.LimitError as error:
             left_out["limit"] = str(error)
-        rounds = in_turns(timed, seconds)
+        pools = {name: taking_part.get(name, POOLKIT).pool for name in timed}
+        # A single thread is the caller's: no pool has any to put to sleep.
+        rounds = in_turns(timed, seconds, pools=pools if torch.get_num_threads() > 1 else None)
     return {
         **describe(point.case),
         "size": point.case.size(point.batch),
@@ -182,31 +188,37 @@ def saved_bytes(run: Run) -> int:
     return sum(kept.values())
 
 
+def _first_line(error: Exception) -> str:
+    """What an exception says, short; its type where it says nothing."""
+    return str(error).strip().partition("\n")[0][:200] or type(error).__name__
+
+
 class Checker:
     """poolkit's result of a point; a peer's must equal it.
 
-    Maxima, and their float32 gradients, to the bit. Averages and norms, and gradients of half
-    types, up to the roundings that both may make in windows whose absolute values sum to `size`.
+    Maxima to the bit, and their float32 gradients too if the peer adds them in torch's order. All
+    else up to the roundings that both may make in windows whose absolute values sum to `size`.
     """
 
     def __init__(self, point: Point, x: Tensor, upstream: Tensor, ours: Tensor) -> None:
-        self._ours = ours
-        half = x.dtype in HALVES
-        self._exact = point.case.family == "max" and not (half and point.phase == "backward")
-        if self._exact:
-            return
+        self._point, self._x, self._upstream, self._ours = point, x, upstream, ours
+
+    @functools.cached_property
+    def _bound(self) -> Tensor:
+        point, x = self._point, self._x
         # Absolute values would change which cells win a maximum.
         magnitude = x if point.case.family == "max" else x.abs()
-        size = POOLKIT.prepare(point, magnitude, upstream.abs())().detach().float()
+        size = POOLKIT.prepare(point, magnitude, self._upstream.abs())().detach().float()
         count, eps = steps(point.case, x.dtype)
         # Nothing is closer than the smallest number and a rounding on either side.
         info = torch.finfo(x.dtype)
-        self._bound = size.mul_(count * eps + info.eps).add_(info.tiny)
+        return size.mul_(count * eps + info.eps).add_(info.tiny)
 
-    def check(self, theirs: Tensor) -> None:
+    def check(self, theirs: Tensor, adds_like_torch: bool) -> None:
         """Errors: AssertionError that names the first difference."""
         ours = self._ours
-        if self._exact:
+        sums = self._point.phase == "backward" and (not adds_like_torch or ours.dtype in HALVES)
+        if self._point.case.family == "max" and not sums:
             assert_bit_equal(theirs, ours, "result")
             return
         for what in ("shape", "dtype"):

@@ -1,4 +1,4 @@
-"""Pictures of the results: per phase, how many times torch's speed, and how far from the limit."""
+"""Pictures of the results: per phase, poolkit against the best peer, torch and the limit."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,10 +10,13 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from .cases import LAYOUTS, PHASES
 from .report import LAYOUT_NAMES, PHASE_NAMES, number, threads_text
-from .summary import Record, ratio_of, title
+from .summary import NOISE, Record, ratio_of, title
 
+LOST = "#b00020"
+"""A peer that is faster beyond noise."""
 COLORS = {"contiguous": "#1f6fb4", "channels_last": "#e08a1e"}
 PANELS = {
+    "best": "best peer / poolkit: left of 1 the peer is faster",
     "speedup": "torch / poolkit: how many times longer torch takes",
     "limit": "poolkit / limit: 1 is as fast as memory allows",
 }
@@ -48,8 +51,8 @@ def _select(records: Sequence[Record], phase: str) -> list[Record]:
 
 def _figure(records: Sequence[Record], phase: str) -> Figure:
     names = list(dict.fromkeys(f"{r['network']}  {title(r)}" for r in records))
-    figure = Figure(figsize=(12, 1.6 + 0.34 * len(names)), layout="constrained")
-    panels = figure.subplots(1, 2, sharey=True)
+    figure = Figure(figsize=(16, 1.6 + 0.34 * len(names)), layout="constrained")
+    panels = figure.subplots(1, len(PANELS), sharey=True)
     for axes, ratio in zip(panels, PANELS, strict=True):
         _bars(axes, records, names, ratio)
     panels[0].set_yticks(range(len(names)), names)
@@ -73,31 +76,33 @@ def _bars(axes: Axes, records: Sequence[Record], names: list[str], ratio: str) -
     highest = 2.0
     for side, layout in enumerate(LAYOUTS):
         points = [
-            (names.index(f"{r['network']}  {title(r)}") + (side - 0.5) * height, value)
+            (names.index(f"{r['network']}  {title(r)}") + (side - 0.5) * height, value, r)
             for r in records
             if r["layout"] == layout and (value := ratio_of(r, ratio)) is not None
         ]
         if not points:
             continue
-        places, values = zip(*points, strict=True)
+        places, values, _ = zip(*points, strict=True)
         widths = [value - 1 for value in values]
         label = LAYOUT_NAMES[layout]
         axes.barh(places, widths, height, left=1, color=COLORS[layout], label=label)
-        for place, value in points:
-            edge = max(value, 1)
+        for place, value, r in points:
+            text = f"{number(value)}  {r['best_peer']}" if ratio == "best" else number(value)
             axes.annotate(
-                number(value),
-                (edge, place),
+                text,
+                (max(value, 1), place),
                 (3, 0),
                 textcoords="offset points",
                 va="center",
                 fontsize=7,
-                color="#444444",
+                color=LOST if ratio == "best" and value < 1 - NOISE else "#444444",
             )
         highest = max(highest, *values)
     axes.set_xscale("log")
     low = axes.get_xlim()[0]
-    axes.set_xlim(min(low, 0.8), highest * 1.7)
+    # Room for what is written behind the longest bar.
+    room = 3.5 if ratio == "best" else 1.7
+    axes.set_xlim(min(low, 0.8), highest * (highest / min(low, 0.8)) ** 0.12 * room)
     axes.axvline(1, color="black", linewidth=0.9)
     axes.set_title(PANELS[ratio], fontsize=9, loc="left")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

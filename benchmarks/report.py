@@ -10,7 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from .cases import LAYOUTS, PHASES
+from .models import SPREAD
 from .summary import NOISE, SMALL, Group, Record, Target, groups, slower, targets, title
+from .timing import MOST_SAMPLES
 
 LAYOUT_NAMES = {"contiguous": "contiguous", "channels_last": "channels-last"}
 PHASE_NAMES = {
@@ -27,6 +29,11 @@ KIND_NAMES = {
     "inference": "inference",
     "gradient": "with gradient",
     "step": "with gradient, and backward",
+}
+MODEL_COLUMNS = {
+    ("inference", "contiguous"): "inference, contiguous",
+    ("inference", "channels_last"): "inference, channels-last",
+    ("step", "contiguous"): "training step, contiguous",
 }
 VERDICTS = {True: "holds", False: "missed", None: "not measured"}
 
@@ -70,12 +77,12 @@ CASE_HEAD = [
     "case",
     "operator",
     "layout",
-    *(f"{phase}: {what}" for phase in PHASES for what in ("torch / poolkit", "poolkit / limit")),
+    *(f"{phase}: {RATIO_NAMES[ratio]}" for phase in PHASES for ratio in RATIO_NAMES),
 ]
 
 
 def case_rows(records: Sequence[Record]) -> dict[str, Rows]:
-    """Per dtype and thread count, a row per tensor: two ratios of every phase."""
+    """Per dtype and thread count, a row per tensor: three ratios of every phase."""
     tables: dict[str, dict[tuple[str, ...], dict[str, Record]]] = {}
     for r in records:
         heading = f"{r['dtype']}, {threads_text(r['thread_count'])}"
@@ -90,16 +97,19 @@ def case_rows(records: Sequence[Record]) -> dict[str, Rows]:
     }
 
 
-def _cells(record: Record | None) -> tuple[str, str]:
+def _cells(record: Record | None) -> tuple[str, str, str]:
     if record is None:
-        return "", ""
+        return "", "", ""
     if "torch" in record["wrong"]:
         speedup = "differs"
     elif "torch" in record["left_out"]:
         speedup = "cannot"
     else:
         speedup = spread(record["speedup"].get("torch"))
-    return speedup, spread(record["over_limit"])
+    best = record["best_peer"]
+    # Without its range, which "Where a peer is faster" and the JSON file have.
+    named = f"{number(record['speedup'][best]['median'])} {best}" if best else "-"
+    return speedup, named, spread(record["over_limit"])
 
 
 SUMMARY_HEAD = ["dtype", "threads", "phase", "layout", "points"]
@@ -175,6 +185,54 @@ def saved_rows(records: Sequence[Record]) -> Rows:
     return list(rows.values())
 
 
+MODEL_HEAD = ["network", "input", *(f"{what}: torch / poolkit" for what in MODEL_COLUMNS.values())]
+
+
+def model_rows(found: Sequence[Record]) -> Rows:
+    rows: dict[tuple[str, str], dict[tuple[str, str], str]] = {}
+    for r in found:
+        cell = "differs" if r["wrong"] else spread(r["speedup"]["torch"])
+        rows.setdefault((r["title"], r["size"]), {})[r["phase"], r["layout"]] = cell
+    return [
+        [*names, *(cells.get(column, "-") for column in MODEL_COLUMNS)]
+        for names, cells in rows.items()
+    ]
+
+
+MEMORY_HEAD = ["network", "input", "torch", "poolkit", "poolkit / torch"]
+
+
+def memory_rows(found: Sequence[Record]) -> Rows:
+    return [
+        [
+            r["title"],
+            r["size"],
+            size_in_bytes(r["bytes"]["torch"]),
+            size_in_bytes(r["bytes"]["poolkit"]),
+            number(r["bytes"]["poolkit"] / r["bytes"]["torch"]),
+        ]
+        for r in found
+    ]
+
+
+SLOWER_HEAD = ["case", "dtype", "layout", "phase", "threads", "peer", "peer / poolkit"]
+
+
+def slower_rows(records: Sequence[Record]) -> Rows:
+    return [
+        [
+            f"{r['network']} {title(r)}",
+            r["dtype"],
+            LAYOUT_NAMES[r["layout"]],
+            PHASE_NAMES[r["phase"]],
+            str(r["thread_count"]),
+            peer,
+            spread(r["speedup"][peer]),
+        ]
+        for r, peer in slower(records)
+    ]
+
+
 def machine_line(results: Results) -> str:
     """Machine and versions in one sentence."""
     m, v = results["machine"], results["versions"]
@@ -219,12 +277,15 @@ def show(results: Results, console: Console) -> None:
     for heading, rows in case_rows(records).items():
         _table(console, heading + "; median (10-90 %)", CASE_HEAD, rows)
     _table(console, "Kept for backward, float32", SAVED_HEAD, saved_rows(records))
+    _table(console, "Whole models", MODEL_HEAD, model_rows(results["models"]))
+    _table(console, "Peak memory of a training step", MEMORY_HEAD, memory_rows(results["memory"]))
     _table(console, "Cost of a call", OVERHEAD_HEAD, overhead_rows(overhead))
+    _table(console, "Where a peer is faster", SLOWER_HEAD, slower_rows(records))
     _table(console, "Summary; geometric means", *summary_table(groups(records), results["peers"]))
     _table(console, "Targets", TARGET_HEAD, target_rows(targets(records, overhead)))
     for line in remarks(records):
         console.print(line, markup=False, highlight=False)
-    for name, text in (("Peers missing", missing_line(results)), ("On", machine_line(results))):
+    for name, text in (("Missing", missing_line(results)), ("On", machine_line(results))):
         console.print(f"{name}: {text}", markup=False, highlight=False)
 
 
@@ -265,23 +326,38 @@ poolkit, every peer and the physical limit, measured in one run on the same tens
 
 on {machine}. Generated by that command; do not edit.
 
-**How.** Each peer's result is checked before it is timed: maxima, and their float32 gradients, to
-the bit; averages, norms and gradients of half types up to the roundings that both may make. After a
-warm-up the contestants run in turns, with Python's garbage collector off; ratios are taken round by
-round. A figure is the median, with the 10-90 % range in brackets. A call allocates its result, for
-everyone.
+**How.** Each peer's result is checked before it is timed: maxima to the bit, and so are torch
+eager's float32 gradients of them; all else up to the roundings that both may make. After a warm-up
+the contestants run in turns, with Python's garbage collector off: in every round each makes a call
+that is not timed, and then up to {samples} samples. Idle threads of one library spin and would slow
+the next one down, so before another library's threads are needed those of the last one are given
+the time to fall asleep. Ratios are taken round by round; a figure is the median, with the 10-90 %
+range in brackets.
+
+**The peers** compute from the same tensors, converted once, before the timing.
+
+- torch eager; `torch.compile` of torch's functions, for static shapes. As for poolkit, a call
+  allocates its result.
+- oneDNN: torch's mkldnn tensors, which are NCHW.
+- ONNX Runtime: a model of one node; input and output are bound beforehand. It computes inference
+  alone, and channels-last only for 2-D maxima of 8-bit integers (`NhwcMaxPool`).
+- OpenVINO: a model of one operation, latency hint, float32 precision, input and output bound
+  beforehand. It computes inference alone. It has NCHW pooling only: a channels-last tensor would be
+  transposed, pooled and transposed back.
+- JAX: `lax.reduce_window` and its `vjp`, compiled by XLA, NHWC for channels-last. XLA's number of
+  threads is fixed when it starts: a run with several threads measures it with all of them only.
 
 **The limit** is a native kernel that reads the bytes of the case once and writes its result's bytes
 once, into memory that was touched before, on the same threads in the same rounds. Training forward
 of max also writes a byte per output (two above 256 taps); backward reads the output's gradient and
 these bytes, and writes the input's gradient. A ratio of 1 is the best that memory allows.
 
-**Peers missing:** {missing}.
+**Missing:** {missing}.
 
 ## Summary
 
 Points above {small:,} elements; means are geometric; `torch / poolkit` is how many times longer
-torch takes.
+torch takes, `best peer / poolkit` how many times longer the fastest peer of that point does.
 
 {summary}
 ## Targets
@@ -290,6 +366,19 @@ torch takes.
 ## Where a peer is faster
 
 {slower}
+## Whole models
+
+Networks of pytorchcv with random weights, float32: torch against torch with its pooling functions
+replaced by poolkit's. A training step is forward and backward. Results are checked: they differ by
+no more than torch's own do if every pixel is one rounding off, times {spread}.
+
+{models}
+## Memory of a training step
+
+By how much one training step raises the highest resident set of its process, as the system counts
+it. Every step has a process of its own, in which weights and input were made before.
+
+{memory}
 ## Cost of a call
 
 On a tensor so small that nothing else counts.
@@ -309,19 +398,9 @@ alive for other reasons.
 def markdown(results: Results) -> str:
     """The page docs/benchmarks.md."""
     records, overhead = results["records"], results["overhead"]
-    lost = [
-        [
-            f"{r['network']} {title(r)}",
-            r["dtype"],
-            LAYOUT_NAMES[r["layout"]],
-            PHASE_NAMES[r["phase"]],
-            str(r["thread_count"]),
-            str(r["best_peer"]),
-            spread(r["speedup"][r["best_peer"]]),
-        ]
-        for r in slower(records)
-    ]
-    lost_head = ["case", "dtype", "layout", "phase", "threads", "peer", "peer / poolkit"]
+    lost, whole, peaks = (
+        slower_rows(records), model_rows(results["models"]), memory_rows(results["memory"])
+    )  # fmt: skip
     notes = "".join(f"- {line}\n" for line in remarks(records))
     tables = [
         f"### {heading}\n\n{markdown_table(CASE_HEAD, rows)}"
@@ -332,9 +411,15 @@ def markdown(results: Results) -> str:
         machine=machine_line(results),
         missing=missing_line(results),
         small=SMALL,
+        samples=MOST_SAMPLES,
+        spread=SPREAD,
         summary=markdown_table(*summary_table(groups(records), results["peers"])),
         targets=markdown_table(TARGET_HEAD, target_rows(targets(records, overhead))),
-        slower=markdown_table(lost_head, lost) if lost else f"Nowhere beyond {NOISE:.0%} noise.\n",
+        slower=markdown_table(SLOWER_HEAD, lost)
+        if lost
+        else f"Nowhere beyond {NOISE:.0%} noise.\n",
+        models=markdown_table(MODEL_HEAD, whole) if whole else "Not measured in this run.\n",
+        memory=markdown_table(MEMORY_HEAD, peaks) if peaks else "Not measured in this run.\n",
         overhead=markdown_table(OVERHEAD_HEAD, overhead_rows(overhead)),
         saved=markdown_table(SAVED_HEAD, saved_rows(records)),
         cases="\n".join([notes, *tables] if notes else tables),

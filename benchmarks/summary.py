@@ -58,7 +58,11 @@ def groups(records: Sequence[Record]) -> list[Group]:
         wanted = {"dtype": dtype, "threads": threads, "phase": phase, "layout": layout}
         members = [r for r in records if wanted.items() <= r.items() and r["elements"] > SMALL]
         for ratio in ("speedup", "best", "limit"):
-            values = {title(r): v for r in members if (v := ratio_of(r, ratio)) is not None}
+            values = {
+                f"{title(r)}, {r['best_peer']}" if ratio == "best" else title(r): value
+                for r in members
+                if (value := ratio_of(r, ratio)) is not None
+            }
             if not values:
                 continue
             pick = max if ratio == "limit" else min
@@ -90,11 +94,12 @@ class Target:
 
 
 def targets(records: Sequence[Record], overhead: Sequence[Record]) -> list[Target]:
-    """The targets of the first release; every peer here is torch eager."""
+    """The targets of the first release."""
     return [
         _speedup(records, "8x64x224x224", "max 2/2", 8),
         _speedup(records, "8x64x112x112", "max 3/2/1", 15),
         *(_never_slower(records, dtype) for dtype in DTYPES),
+        _no_faster_peer(records),
         _tiny(overhead, "inference", "a call in inference", 2),
         _tiny(overhead, "gradient", "a call that records for backward", 4),
     ]
@@ -145,6 +150,21 @@ def _never_slower(records: Sequence[Record], dtype: str) -> Target:
     )
 
 
+def _no_faster_peer(records: Sequence[Record]) -> Target:
+    text = f"no peer faster than poolkit above {SMALL:,} elements, beyond {NOISE:.0%} noise"
+    large = [r for r in records if r["elements"] > SMALL and r["best_peer"]]
+    if not large:
+        return Target(text, None, "not measured")
+    lost = slower(large)
+    points = len({id(r) for r, _ in lost})
+    measured = f"{points} of {len(large)} points have one"
+    if lost:
+        r, peer = lost[0]
+        value = r["speedup"][peer]["median"]
+        measured += f"; lowest {value:.2f} x, {peer}, {r['phase']} {title(r)} {r['layout']}"
+    return Target(text, not lost, measured)
+
+
 def _tiny(overhead: Sequence[Record], kind: str, what: str, most: float) -> Target:
     text = f"tiny tensor, {what}: at most torch's + {most} us"
     extra = {
@@ -158,7 +178,12 @@ def _tiny(overhead: Sequence[Record], kind: str, what: str, most: float) -> Targ
     return Target(text, max(extra.values()) <= most, measured)
 
 
-def slower(records: Sequence[Record]) -> list[Record]:
-    """Points where the best peer beats poolkit beyond noise, the worst first."""
-    lost = [r for r in records if (ratio_of(r, "best") or 1) < 1 - NOISE]
-    return sorted(lost, key=lambda r: ratio_of(r, "best") or 1)
+def slower(records: Sequence[Record]) -> list[tuple[Record, str]]:
+    """Points and peers that beat poolkit there beyond noise, the worst first."""
+    lost = [
+        (ratio["median"], i, peer)
+        for i, r in enumerate(records)
+        for peer, ratio in r["speedup"].items()
+        if ratio["median"] < 1 - NOISE
+    ]
+    return [(records[i], peer) for _, i, peer in sorted(lost)]

@@ -3,12 +3,14 @@
 import gc
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 SAMPLE = 100e-6  # seconds: shorter calls are repeated, a reading of the clock costs 0.1 us
-MOST_TURNS = 5
+MOST_SAMPLES = 5
+LONG = 10e-3  # seconds: in a call this long, waking threads and filling caches count for nothing
+QUIET, MOST_WAIT = 10e-3, 2.0  # seconds; systems account for other threads every 4 ms or so
 
 
 @dataclass(frozen=True)
@@ -45,36 +47,64 @@ def in_turns(
     seconds: float,
     warm_up: float = 0.02,
     most_rounds: int = 100,
+    least_rounds: int = 1,
+    pools: Mapping[str, str] | None = None,
 ) -> dict[str, list[float]]:
     """Seconds per call of each run: one number per round, the median of its samples in that round.
 
-    A round goes through the contestants several times, in alternating order; one that is slow
-    against the others has fewer turns. At least 5 rounds, or 3 if a round takes above 0.3 s, or one
-    above 1 s; then as many as fit into `seconds`.
+    A round goes through the contestants, in alternating order. Each makes a call that is not timed,
+    so that it finds its own threads awake and its own data in the caches, and then some samples; a
+    slow one fewer. Where the next contestant has other threads (``pools`` names them), those of the
+    last one are given the time to fall asleep: they spin for up to a second after their work. At
+    least 5 rounds, or 3 if a round takes above 0.3 s, or one above 1 s; then as many as fit into
+    `seconds`.
     """
+    pools = pools or {}
     with no_collection():
-        once = {name: _warm(run, warm_up) for name, run in runs.items()}
+        # One pool after the other: every change of threads costs a wait.
+        order = sorted(runs, key=lambda name: pools.get(name, ""))
+        once = {}
+        for name in _quiet_between(order, pools):
+            once[name] = _warm(runs[name], warm_up)
+        order.reverse()  # as after every round: its last threads are the next one's first
         repeats = {name: max(1, round(SAMPLE / max(t, 1e-7))) for name, t in once.items()}
         sample = {name: max(once[name], 1e-7) * repeats[name] for name in runs}
         slowest = max(sample.values())
-        turns = {name: min(MOST_TURNS, max(1, int(slowest / sample[name]))) for name in runs}
-        length = sum(sample[name] * turns[name] for name in runs)
-        least = 5 if length < 0.3 else 3 if length < 1 else 1
+        samples = {name: min(MOST_SAMPLES, max(1, int(slowest / sample[name]))) for name in runs}
+        length = sum(sample[name] * samples[name] for name in runs)
+        least = max(least_rounds, 5 if length < 0.3 else 3 if length < 1 else 1)
         rounds: dict[str, list[float]] = {name: [] for name in runs}
-        order = list(runs)
         deadline = time.perf_counter() + seconds
         for count in range(most_rounds):
             if count >= least and time.perf_counter() >= deadline:
                 break
-            samples: dict[str, list[float]] = {name: [] for name in runs}
-            for turn in range(MOST_TURNS):
-                for name in order:
-                    if turn < turns[name]:
-                        samples[name].append(_time(runs[name], repeats[name]))
-            for name, values in samples.items():
+            for name in _quiet_between(order, pools):
+                if once[name] < LONG:
+                    runs[name]()
+                values = [_time(runs[name], repeats[name]) for _ in range(samples[name])]
                 rounds[name].append(statistics.median(values))
             order.reverse()
     return rounds
+
+
+def _quiet_between(order: Sequence[str], pools: Mapping[str, str]) -> Iterator[str]:
+    """The names in their order, after a wait where the threads change."""
+    last = None
+    for name in order:
+        if last is not None and pools.get(name) != pools.get(last):
+            quiet()
+        yield name
+        last = name
+
+
+def quiet() -> None:
+    """Wait until no thread of this process works any more."""
+    deadline = time.perf_counter() + MOST_WAIT
+    while time.perf_counter() < deadline:
+        before = time.process_time()
+        time.sleep(QUIET)
+        if time.process_time() - before < QUIET / 5:
+            return
 
 
 def _time(run: Callable[[], object], repeats: int) -> float:

@@ -1,5 +1,6 @@
 """The benchmark: what it selects, how it sums up, and one short run of it. No time is judged."""
 
+import functools
 import gc
 import importlib
 import itertools
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
+
+import poolkit.functional
 
 pytest.importorskip("rich")
 pytest.importorskip("matplotlib")
@@ -65,6 +68,8 @@ def results(records, overhead=()):
         "records": list(records),
         "failures": [],
         "overhead": list(overhead),
+        "models": [],
+        "memory": [],
     }  # fmt: skip
 
 
@@ -238,12 +243,225 @@ def test_a_wrong_result_is_found(module, threads):
         assert list(found["speedup"]) == ["torch"]
 
 
+def test_a_missing_peer_is_named(module, monkeypatch):
+    peers = module("peers")
+
+    class Absent(peers.Peer):
+        name = "Absent"
+        needs = ("no_such_library",)
+        prepare = None
+
+    monkeypatch.setitem(peers.PEERS, "Absent", Absent())
+    present, missing = peers.chosen(None)
+    assert "Absent" not in [peer.name for peer in present]
+    assert "no_such_library" in missing["Absent"]
+    assert set(missing) | {peer.name for peer in present} == set(peers.PEERS)
+    page = module("report").markdown(results([record()]) | {"missing": missing})
+    assert "Absent (cannot import no_such_library" in page
+    _, missing = peers.chosen(["torch"])
+    assert missing == dict.fromkeys(peers.PEERS.keys() - {"torch"}, "not asked for")
+
+
+def test_a_peer_that_fails_is_named(module, threads):
+    cases, measure, peers = module("cases"), module("measure"), module("peers")
+
+    class Failing(peers.Eager):
+        def prepare(self, point, x, upstream):
+            raise LookupError("no such kernel\nand a long story")
+
+    case = next(c for c in cases.CASES if c.name == "alexnet-256x13-max-3-2")
+    point = cases.Point(case, 1, "float32", "contiguous", "1", "inference")
+    failing = Failing("failing", torch.nn.functional)
+    found = measure.measure(point, [failing, peers.PEERS["torch"]], 0.0)
+    assert found["left_out"] == {"failing": "no such kernel"}
+    assert found["best_peer"] == "torch"
+
+
+def test_contestants_with_the_same_threads_follow_each_other(module, monkeypatch):
+    timing = module("timing")
+    order, waits = [], []
+    monkeypatch.setattr(timing, "quiet", lambda: waits.append(len(order)))
+    runs = {name: functools.partial(order.append, name) for name in "abcd"}
+    pools = {"a": "one", "b": "two", "c": "one", "d": "two"}
+    timing.in_turns(runs, seconds=0.0, warm_up=0.0, pools=pools)
+    changes = [i for i, (a, b) in enumerate(itertools.pairwise(order), 1) if pools[a] != pools[b]]
+    assert set(changes) <= set(waits)
+    assert 5 <= len(waits) <= 6  # one per round and one in the warm-up, none between rounds
+
+
+def test_slower_names_every_peer_that_is_faster(module):
+    ratios = {"torch": spread(4.0), "oneDNN": spread(0.8), "JAX": spread(0.5), "X": spread(0.97)}
+    both = record(speedup=4.0) | {"speedup": ratios, "best_peer": "JAX"}
+    assert [peer for _, peer in module("summary").slower([record(), both])] == ["JAX", "oneDNN"]
+    page = module("report").markdown(results([both]))
+    section = page.split("## Where a peer is faster")[1].split("##")[0]
+    assert "| JAX | 0.50" in section
+    assert "| oneDNN | 0.80" in section
+    assert "0.50 JAX" in page.split("## Every case")[1]
+
+
+AVERAGES = [("1x1x35x35", (3, 1, 1)), ("1x1x55x55", (2, 2, 0, True, False)),
+            ("1x1x9x10", (3, 2, 1, True, True)), ("1x1x9x10", (3, 2, 1, True, False))]  # fmt: skip
+
+
+@pytest.mark.parametrize(("size", "args"), AVERAGES)
+def test_geometry_of_averages(module, size, args):
+    """What the peers divide sums by makes torch's averages of them."""
+    cases = module("cases")
+    extents = tuple(map(int, size.split("x")))
+    case = cases.Case("", "", "avg_pool2d", "", extents[1:], args)
+    point = cases.Point(case, 1, "float32", "contiguous", "1", "inference")
+    window = module("peers.geometry").geometry(point)
+    rows, columns = (torch.tensor(window.divisors(axis)) for axis in (0, 1))
+    x = torch.rand(extents, dtype=torch.float64)
+    sums = torch.nn.functional.avg_pool2d(x, *args[:4], True, divisor_override=1)
+    average = torch.nn.functional.avg_pool2d(x, *args)
+    torch.testing.assert_close(sums / (rows[:, None] * columns), average)
+
+
+def small(module, name, dtype="float32", layout="contiguous", phase="inference"):
+    cases = module("cases")
+    case = next(c for c in cases.CASES if c.name == name)
+    return cases.Point(case, 1, dtype, layout, "1", phase)
+
+
+POINTS = {
+    "torch.compile": [("alexnet-256x13-max-3-2",)],
+    "oneDNN": [
+        ("alexnet-256x13-max-3-2",),
+        ("alexnet-256x13-max-3-2", "float32", "contiguous", "backward"),
+        ("inception-768x17-avg-3-1-1", "bfloat16"),
+    ],
+    "ONNX Runtime": [
+        ("alexnet-256x13-max-3-2",),
+        ("alexnet-256x13-max-3-2", "uint8", "channels_last"),
+        ("inception-768x17-avg-3-1-1",),
+        ("resnet-512x7-global-avg",),
+        ("lp-64x56-lp-3-2-p2",),
+    ],
+    "OpenVINO": [
+        ("alexnet-256x13-max-3-2", "bfloat16"),
+        ("googlenet-192x56-max-3-2-ceil",),
+        ("inception-768x17-avg-3-1-1",),
+        ("resnet-512x7-global-avg",),
+        ("adaptive-256x28-adaptive-max-6",),
+    ],
+    "JAX": [
+        ("alexnet-256x13-max-3-2", "float32", "channels_last"),
+        ("alexnet-256x13-max-3-2", "float32", "channels_last", "training"),
+        ("alexnet-256x13-max-3-2", "float32", "channels_last", "backward"),
+        ("inception-768x17-avg-3-1-1", "float16"),
+        ("resnet-d-256x56-avg-2-2-ceil-uncounted",),
+        ("resnet-512x7-global-avg", "bfloat16"),
+        ("lp-64x56-lp-3-2-p2",),
+        ("alexnet-256x13-max-3-2", "uint8"),
+    ],
+}
+
+
+@pytest.mark.filterwarnings("default")  # of other libraries
+@pytest.mark.parametrize("name", POINTS)
+def test_peer(module, threads, name):
+    """What the peer is said to do, it does, with the right result."""
+    peer = module("peers").PEERS[name]
+    if reason := peer.missing():
+        pytest.skip(reason)
+    peer.start(1)
+    for words in POINTS[name]:
+        found = module("measure").measure(small(module, *words), [peer], 0.0)
+        assert (found["wrong"], found["left_out"]) == ({}, {}), words
+        assert set(found["speedup"]) == {name}
+
+
+def test_forward_only(module, threads):
+    """Where a peer cannot, it says so."""
+    for name in ("ONNX Runtime", "OpenVINO"):
+        peer = module("peers").PEERS[name]
+        if not peer.missing():
+            point = small(module, "alexnet-256x13-max-3-2", phase="backward")
+            found = module("measure").measure(point, [peer], 0.0)
+            assert found["left_out"] == {name: "computes inference alone"}
+    peer = module("peers").PEERS["oneDNN"]
+    point = small(module, "alexnet-256x13-max-3-2", layout="channels_last")
+    assert "NCHW" in module("measure").measure(point, [peer], 0.0)["left_out"]["oneDNN"]
+
+
+# ---- whole models -------------------------------------------------------------------------------
+
+
+def network(model):
+    torch.manual_seed(0)
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3), torch.nn.MaxPool2d(2), torch.nn.Conv2d(4, 4, 3),
+        torch.nn.AvgPool2d(3, 1, 1), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(),
+    )  # fmt: skip
+
+
+def test_swapped_pooling_is_put_back(module):
+    models, stock = module("models"), torch.nn.functional
+    before = {name: getattr(stock, name) for name in dir(stock) if "pool" in name}
+    swapped = {}
+
+    def fail():
+        swapped.update({name: getattr(stock, name) for name in before})
+        raise KeyError
+
+    with pytest.raises(KeyError), models.poolkits_pooling():
+        fail()
+    assert swapped["max_pool2d"] is poolkit.functional.max_pool2d
+    assert swapped["adaptive_avg_pool2d"] is poolkit.functional.adaptive_avg_pool2d
+    assert all(getattr(stock, name) is function for name, function in before.items())
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("phase", ["inference", "step"])
+def test_models_are_compared(module, threads, monkeypatch, phase, layout):
+    models = module("models")
+    monkeypatch.setattr(models, "build", network)
+    model = models.Model("model-small", "Small", "", "", batch=2, side=16)
+    found = models.measure(model, phase, layout, 0.0)
+    assert not found["wrong"]
+    assert found["difference"] <= found["allowed"]
+    assert set(found["speedup"]) == {"torch"}
+    page = module("report").markdown(results([record()]) | {"models": [found]})
+    if (phase, layout) != ("step", "channels_last"):
+        assert "| Small | 2x3x16x16 | " in page
+
+    right = poolkit.functional.max_pool2d
+    monkeypatch.setattr(poolkit.functional, "max_pool2d", lambda *a, **k: 1.01 * right(*a, **k))
+    assert models.measure(model, phase, layout, 0.0)["wrong"]
+
+
+def test_networks_exist(module):
+    models = module("models")
+    if reason := models.missing():
+        pytest.skip(reason)
+    for model in models.MODELS:
+        with torch.device("meta"):
+            net = models.build(model)
+        assert any("Pool" in type(m).__name__ for m in net.modules())
+
+
+def test_highest_resident_set(module):
+    memory = module("memory")
+    before = memory._highest()
+    size = 2**28
+    x = torch.ones(size, dtype=torch.uint8)
+    assert x.numel() == size
+    assert before <= memory._highest()
+    page = module("report").markdown(results([record()]) | {"memory": [
+        {"case": "memory-vgg16", "title": "VGG16", "size": "8x3x224x224",
+         "bytes": {"torch": 2**30, "poolkit": 2**29}}]})  # fmt: skip
+    assert "| VGG16 | 8x3x224x224 | 1024.0 MiB | 512.0 MiB | 0.50 |" in page
+
+
 # ---- the command --------------------------------------------------------------------------------
 
 
 def test_a_short_run(tmp_path):
     command = [
         sys.executable, "-m", "benchmarks", "--quick", "--threads", "1", "--seconds", "0.01",
+        "--peer", "torch",
         "--case", "alexnet-256x13-max-3-2", "tiny-16x8-max-2-2",
         "--json", tmp_path / "r.json", "--out", tmp_path / "out", "--markdown", tmp_path / "b.md",
     ]  # fmt: skip
@@ -262,13 +480,57 @@ def test_a_short_run(tmp_path):
         if r["phase"] == "training":
             assert r["saved_bytes"]["poolkit"] == r["output_elements"]
     assert {r["kind"] for r in found["overhead"]} == {"inference", "gradient", "step"}
-    assert "oneDNN" in found["missing"]
+    assert found["missing"]["oneDNN"] == "not asked for"
     assert {"processor", "threads"} <= set(found["machine"])
     for phase in ("inference", "training", "backward"):
         assert (tmp_path / "out" / f"{phase}.png").read_bytes().startswith(b"\x89PNG")
     page = (tmp_path / "b.md").read_text()
     assert "AlexNet 8x256x13x13" in page
     assert str(tmp_path) not in page + found["command"]
+
+
+INTERRUPTED = """
+import os, signal, sys
+import benchmarks.__main__ as command
+def measure(point, *rest):
+    if point.phase == "training":
+        os.kill(os.getpid(), signal.{signal})
+    return found(point, *rest)
+found, command.measure = command.measure, measure
+sys.argv[1:] = ["--quick", "--peer", "torch", "--case", "alexnet-256x13-max-3-2", "--threads", "1",
+                "--json", "{path}", "--out", "{path}.d"]
+sys.exit(command.main())
+"""
+
+
+@pytest.mark.parametrize("signal", ["SIGINT", "SIGTERM"])
+def test_what_was_measured_before_a_signal_is_reported(tmp_path, signal):
+    script = INTERRUPTED.format(signal=signal, path=tmp_path / "r.json")
+    run = subprocess.run(
+        [sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    found = json.loads((tmp_path / "r.json").read_text())
+    assert [r["phase"] for r in found["records"]] == ["inference"]
+    assert "interrupted after 1 of 6" in found["missing"]["the rest"]
+    assert "interrupted after 1 of 6" in run.stdout
+
+
+def test_whole_models_follow_the_options(module):
+    main = module("__main__")
+
+    def whole(*words):
+        planned, stepped = main.plan_whole(main.parser().parse_args(words))
+        return [(m.title, phase, layout) for m, phase, layout in planned], len(stepped)
+
+    planned, stepped = whole()
+    assert len(planned) == 3 * 7
+    assert stepped == 2
+    assert whole("--quick") == whole("--threads", "1") == whole("--dtype", "uint8") == ([], 0)
+    assert whole("--case", "model-vgg16", "--phase", "inference", "--layout", "contiguous") == (
+        [("VGG16", "inference", "contiguous")], 0
+    )  # fmt: skip
+    assert whole("--case", "memory-*") == ([], 2)
 
 
 def test_options_narrow_the_plan(module):
