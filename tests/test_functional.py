@@ -476,10 +476,87 @@ def test_padding_mode_limits():
         F.max_pool1d(x, 3, 1, most, padding_mode=mode)
         with pytest.raises(ArgumentError, match=f"at most {most}"):
             F.max_pool1d(x, 3, 1, most + 1, padding_mode=mode)
+        for pair in ((most + 1, 0), (0, most + 1)):
+            with pytest.raises(ArgumentError, match=f"at most {most}"):
+                F.max_pool1d(x, 3, 1, [pair], padding_mode=mode)
     F.max_pool1d(x, 3, 1, 7, padding_mode="replicate")
     for name in ("constant", "", None, 0):
-        with pytest.raises(ArgumentError, match="padding_mode must be one of"):
-            F.avg_pool1d(x, 2, padding_mode=name)
+        for function, args in ((F.max_pool1d, (2,)), (F.avg_pool1d, (2,)), (F.lp_pool1d, (2, 2))):
+            with pytest.raises(ArgumentError, match="padding_mode must be one of"):
+                function(x, *args, padding_mode=name)
+
+
+@every_rank
+def test_padding_mode_with_the_other_arguments(rank):
+    x = sample((1, 2, *(5,) * rank), torch.float64)
+    padded = TF.pad(x, (1, 1) * rank, mode="circular")
+    mean, norm = getattr(F, f"avg_pool{rank}d"), getattr(F, f"lp_pool{rank}d")
+    mode = {"padding": 1, "padding_mode": "circular"}
+    got = mean(x, 2, 1, divisor_override=3, dilation=2, **mode)
+    assert_close(got, mean(padded, 2, 1, divisor_override=3, dilation=2))
+    assert_close(mean(x, 3, 2, count_include_pad=False, **mode), mean(padded, 3, 2))
+    for p in (2, 3, math.inf, -math.inf, -1):
+        got = norm(x, p, 2, 1, dilation=2, absolute=True, **mode)
+        assert_close(got, norm(padded, p, 2, 1, dilation=2, absolute=True))
+
+
+def test_windows_of_padding_alone():
+    """Zeros count where zeros mean something; elsewhere such a window is refused."""
+    x = torch.tensor([[[1.0, -1.0, 3.0]]])
+    y = F.avg_pool1d(x, 2, 1, 2, count_include_pad=False, divisor_override=4)
+    assert y.flatten().tolist() == [0, 0.25, 0, 0.5, 0.75, 0]
+    assert F.lp_pool1d(x, 1, 2, 1, padding=2).flatten()[0] == 0
+    for p in (math.inf, -math.inf, -1, -2.5):
+        with pytest.raises(ArgumentError, match="window 0 of axis L holds no cell"):
+            F.lp_pool1d(x, p, 2, 1, padding=2)
+
+
+def test_lp_of_sums_that_cancel():
+    x = torch.tensor([[[1.0, -1.0]]], requires_grad=True)
+    for p in (-1, 1, 3):
+        compare_with_torch("lp_pool1d", x, p, 2)
+    assert F.lp_pool1d(x, -1, 2).item() == math.inf
+    assert F.lp_pool1d(x, 1, 2).item() == 0
+
+
+def test_unpool_output_size_limits():
+    x, index = torch.ones(1, 1, 3), torch.tensor([[[0, 1, 2]]])
+    natural, stride = 2 * 3 + 2, 3
+    for size in range(natural - 5, natural + 6):
+        if natural - stride < size < natural + stride:
+            assert F.max_unpool1d(x, index, 2, stride, output_size=[size]).shape[-1] == size
+        else:
+            with pytest.raises(ArgumentError, match="within one stride"):
+                F.max_unpool1d(x, index, 2, stride, output_size=[size])
+        compare_with_torch("max_unpool1d", x, index, 2, stride, 0, [size])
+    assert F.max_unpool1d(x, index, 2, 2, [(1, 0)]).shape[-1] == 5
+    assert F.max_unpool1d(x, index, 2, 2, [(0, 2)]).shape[-1] == 4
+    one = torch.zeros(1, 1, 1)
+    with pytest.raises(ArgumentError, match="the output would have the spatial shape"):
+        F.max_unpool1d(one, one.long(), 2, 2, 1)
+
+
+@every_rank
+def test_bools_and_numbers_are_told_apart(rank):
+    """Also when the cache of windows holds the same call with an equal value."""
+    x = sample((1, 2, *(4,) * rank))
+    largest, mean = getattr(F, f"max_pool{rank}d"), getattr(F, f"avg_pool{rank}d")
+    for good in (1, np.int64(1), torch.tensor(1)):
+        largest(x, good, good, 0, good)
+        mean(x, good, good, 0, divisor_override=good)
+    for bad in (True, 1.0, np.bool_(True), np.float32(1), torch.tensor(True), torch.tensor(1.0)):
+        for what in (bad, (bad,) * rank, [bad]):
+            for name in ("kernel_size", "stride", "dilation", "padding"):
+                with pytest.raises(ArgumentError, match=f"{name} must be"):
+                    largest(x, **{"kernel_size": 1, name: what})
+        with pytest.raises(ArgumentError, match="divisor_override must be an int"):
+            mean(x, 1, divisor_override=bad)
+    mean(x, 1, ceil_mode=True, count_include_pad=True)
+    for bad in (1, 0, None, "True"):
+        with pytest.raises(ArgumentError, match="ceil_mode must be a bool"):
+            largest(x, 1, ceil_mode=bad)
+        with pytest.raises(ArgumentError, match="count_include_pad must be a bool"):
+            mean(x, 1, count_include_pad=bad)
 
 
 # ---- Tensors without a kernel of ours -----------------------------------------------------------
@@ -646,6 +723,28 @@ def test_signature_begins_as_torch_s(name):
         assert positional == list(documented)
         assert [ours[n].default for n in positional] == [p.default for p in documented.values()]
     assert all(p.kind is p.KEYWORD_ONLY for n, p in ours.items() if n not in positional)
+
+
+@pytest.mark.parametrize("name", F.__all__)
+def test_torch_function_gets_every_argument(name):
+    """A tensor subclass sees the function that was called, and each argument in its place."""
+    seen = []
+
+    class Spy(torch.Tensor):
+        @classmethod
+        def __torch_function__(cls, func, types, args=(), kwargs=None):
+            seen.append((func, inspect.signature(func).bind(*args, **(kwargs or {}))))
+            return seen
+
+    function = getattr(F, name)
+    signature = inspect.signature(function)
+    marks = {n: object() for n in signature.parameters}
+    for tensor in [n for n in ("input", "indices", "_random_samples") if n in marks]:
+        given = {**marks, tensor: torch.ones(1).as_subclass(Spy)}
+        seen.clear()
+        assert function(**given) is seen
+        assert seen[0][0] is function
+        assert dict(seen[0][1].arguments) == given
 
 
 @pytest.mark.parametrize(

@@ -137,3 +137,49 @@ def test_sequences_are_kept_as_torch_keeps_them(name):
     for bad in (-1, 1.0, True, "some", (1,) * 4, [(1, 2, 3)] * rank):
         with pytest.raises(ArgumentError, match=f"^{name}: padding"):
             ours(2, padding=bad)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_forward_passes_every_argument(rank):
+    x = sample((1, 2, *(7,) * rank))
+
+    def check(kind, module, *args, **kwargs):
+        built = getattr(nn, f"{kind}{rank}d")(*module[0], **module[1])
+        name = {"LPPool": "lp_pool", "MaxPool": "max_pool", "AvgPool": "avg_pool"}[kind]
+        got, expected = built(x), getattr(F, f"{name}{rank}d")(x, *args, **kwargs)
+        for a, b in zip(*(t if isinstance(t, tuple) else (t,) for t in (got, expected)),
+                        strict=True):  # fmt: skip
+            assert_bit_equal(a, b)
+
+    mode = {"padding_mode": "reflect"}
+    check("MaxPool", ((3, 2, 1, 2, True, True), mode), 3, 2, 1, 2, True, True, **mode)
+    more = {"divisor_override": 5, "dilation": 2, **mode}
+    check("AvgPool", ((3, 2, 1, True, False), more), 3, 2, 1, True, False, **more)
+    check("AvgPool", ((3, 2, 1, True, False), {}), 3, 2, 1, True, False)
+    for extra in ({"padding": 1, **mode}, {"padding": 1}, {"dilation": 2}, {"absolute": True}):
+        check("LPPool", ((3, 2, 2, True), extra), 3, 2, 2, True, **extra)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_unpool_and_global_arguments(rank):
+    x, index = sample((2, 3, *(3,) * rank)), torch.zeros((2, 3, *(3,) * rank), dtype=torch.int64)
+    for duplicates in ("last", "sum", "max", "mean"):
+        module = getattr(nn, f"MaxUnpool{rank}d")(3, 2, 1, duplicates=duplicates)
+        function = getattr(F, f"max_unpool{rank}d")
+        size = (6,) * rank
+        expected = function(x, index, 3, 2, 1, size, duplicates=duplicates)
+        assert_bit_equal(module(x, index, size), expected)
+    for kind in ("Max", "Avg"):
+        build = getattr(nn, f"Global{kind}Pool{rank}d")
+        assert build()(x).shape == (2, 3, *(1,) * rank)
+        assert_bit_equal(build(flatten=True)(x), build()(x).reshape(2, 3))
+
+
+def test_names_are_checked_when_built():
+    for build in (nn.MaxPool2d, nn.AvgPool2d, nn.AvgPool1d):
+        with pytest.raises(ArgumentError, match=f"{build.__name__}: padding_mode must be one of"):
+            build(2, padding_mode="constant")
+    with pytest.raises(ArgumentError, match="LPPool3d: padding_mode must be one of"):
+        nn.LPPool3d(2, 2, padding_mode="constant")
+    with pytest.raises(ArgumentError, match="MaxUnpool2d: duplicates must be one of"):
+        nn.MaxUnpool2d(2, duplicates="first")
