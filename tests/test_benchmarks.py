@@ -421,7 +421,6 @@ def test_models_are_compared(module, threads, monkeypatch, phase, layout):
     model = models.Model("model-small", "Small", "", "", batch=2, side=16)
     found = models.measure(model, phase, layout, 0.0)
     assert not found["wrong"]
-    assert found["difference"] <= found["allowed"]
     assert set(found["speedup"]) == {"torch"}
     page = module("report").markdown(results([record()]) | {"models": [found]})
     if (phase, layout) != ("step", "channels_last"):
