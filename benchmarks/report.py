@@ -36,6 +36,8 @@ MODEL_COLUMNS = {
 }
 VERDICTS = {True: "holds", False: "missed", None: "not measured"}
 
+BUSY = 0.5
+"""From this load on other processes take part in the measurement."""
 _NUMBER = re.compile(r"[+-]?[\d.]+( [KM]iB| B)?( \(.+\))?")
 
 Results = dict[str, Any]
@@ -241,6 +243,8 @@ def machine_line(results: Results) -> str:
         m["caches"],
         f"{m['memory_gib']} GiB" if m["memory_gib"] else "",
         m["system"],
+        # Libraries suffer differently from other processes: such figures compare nothing.
+        f"BUSY: load {m['load']:.1f} before the run" if (m["load"] or 0) > BUSY else "",
     ]
     software = [f"{name} {version}" for name, version in v.items()]
     return "; ".join(part for part in parts if part) + "; " + ", ".join(software)

@@ -152,6 +152,13 @@ def test_page_names_what_is_missing_slower_or_wrong(module):
     assert "| 147.0 MiB | 6.1 MiB | 1.00 |" in page
 
 
+def test_a_busy_machine_is_named(module):
+    busy = results([record()])
+    assert "BUSY" not in module("report").machine_line(busy)
+    busy["machine"]["load"] = 1.7
+    assert "BUSY: load 1.7" in module("report").machine_line(busy)
+
+
 def test_readme_table(module):
     text = module("report").readme(results([record(), record(20.0, layout="channels_last")]))
     assert "| inference forward | **10.0** (10.0) | **20.0** (20.0) | **1.50** (1.50)" in text
