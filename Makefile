@@ -83,7 +83,8 @@ clean: ## remove everything that make made
 # Dates decide what is done again: .venv/ready, build/wheel/built, .venv/installed.
 .venv/ready: constraints.txt | check-python check-compiler
 	$(PYTHON) -m venv .venv
-	$(PIP) install -q -r constraints.txt
+	sed '/^# Peers of the benchmark/,$$d' constraints.txt > .venv/constraints.txt
+	$(PIP) install -q -r .venv/constraints.txt
 	@touch $@
 
 build/wheel/built: $(SOURCES) .venv/ready | check-compiler
@@ -91,7 +92,9 @@ build/wheel/built: $(SOURCES) .venv/ready | check-compiler
 	$(BUILD_WHEEL) -w build/wheel -C build-dir=build/cmake -C cmake.define.POOLKIT_WERROR=$(WERROR)
 	@touch $@
 
+# Only the benchmark needs other libraries: hundreds of megabytes.
 .venv/models: benchmarks/models.txt .venv/ready
+	$(PIP) install -q -r constraints.txt
 	$(PIP) install -q --no-deps -r benchmarks/models.txt
 	@touch $@
 

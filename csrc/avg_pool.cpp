@@ -8,81 +8,21 @@
 #include <utility>
 #include <vector>
 
+#include "adjoint.h"
 #include "backward.h"
 #include "forward.h"
 
 namespace poolkit {
 namespace {
 
-// What the average of each output is divided by: a product of one count per axis.
-class Divisors {
- public:
-  explicit Divisors(const Window& w) : w_(w) {}
-
-  int64_t row(int64_t d, int64_t h) const {
-    return w_.divisor ? w_.divisor : count(w_.d, d) * count(w_.h, h);
-  }
-  int64_t column(int64_t i) const { return w_.divisor ? 1 : count(w_.w, i); }
-
-  // Calls f(first, end, column divisor) for runs of outputs in [begin, end) with one divisor.
-  template <class F>
-  void for_columns(int64_t begin, int64_t end, const F& f) const {
-    const int64_t inner = w_.w.inner_begin(), outer = w_.w.inner_end();
-    for (int64_t i = begin; i < end;) {
-      int64_t next = i + 1;
-      if (w_.divisor)
-        next = end;
-      else if (!w_.w.adaptive() && inner <= i && i < outer)
-        next = std::min(end, outer);
-      f(i, next, column(i));
-      i = next;
-    }
-  }
-
- private:
-  int64_t count(const Axis& axis, int64_t i) const {
-    if (axis.tiles()) return axis.kernel;  // also where forward() joins planes to a tall one
-    return w_.include_pad ? axis.padded_taps(i) : axis.last(i) - axis.first(i);
-  }
-  const Window& w_;
-};
-
+// Sums of T, in a type wide enough.
 template <class T>
-T quotient(Wide<T> sum, int64_t divisor) {
-  if constexpr (std::is_same_v<T, int64_t>)
-    // Two quotients trap: by 0 (a window without cells) and int64's least number by -1.
-    return divisor == 0 ? 0 : divisor == -1 ? int64_t(-sum) : int64_t(sum) / divisor;
-  else
-    return narrow<T>(sum / Wide<T>(divisor));
-}
+using Sums = Forms<T, Sum<Wide<T>>, Sum<Wide<T>>, NoOffset>;
 
 template <class T>
 void avg_planes(const T* x, T* y, const Window& w, int64_t planes, int64_t run) {
-  using V = Wide<T>;
-  const Divisors divisors(w);
-  if (w.is_one_row() && run == 1) {
-    const int64_t n = w.w.size;
-    const int64_t divisor = divisors.row(0, 0) * divisors.column(0);
-    return parallel(planes, n, [&](int64_t p, int64_t end) {
-      for (; p < end; ++p) y[p] = quotient<T>(sum_run(x + p * n, n), divisor);
-    });
-  }
-  // Sums of the result's own type are kept where the result goes.
-  V* target = nullptr;
-  if constexpr (std::is_same_v<T, V>) target = y;
-  forward<Sum<T>>(
-      x, w, planes, run, target, [&](const Strip& p, const V* sums, NoOffset*, int64_t pitch) {
-        for (int64_t r = 0; r < p.rows; ++r) {
-          const int64_t row_divisor = divisors.row(p.d, p.h + r);
-          const V* from = sums + r * pitch;
-          T* to = y + p.first + r * p.pitch;
-          divisors.for_columns(p.begin, p.end, [&](int64_t i, int64_t next, int64_t column) {
-            const int64_t divisor = row_divisor * column, last = (next - p.begin) * p.channels;
-            for (int64_t j = (i - p.begin) * p.channels; j < last; ++j)
-              to[j] = quotient<T>(from[j], divisor);
-          });
-        }
-      });
+  const Divisors<Wide<T>> divisors(w);
+  forward<Sums<T>>(x, Result<Sums<T>, T>{y, {}, &divisors}, w, planes, run);
 }
 
 Tensor avg_pool(const Tensor& x, std::vector<int64_t> window) {
@@ -105,8 +45,8 @@ Tensor avg_pool(const Tensor& x, std::vector<int64_t> window) {
 // The outputs [begin, end) of all output rows that hold input row (d, h), divided and added up:
 // to[0] is output `begin`.
 template <class T>
-void divided_sum(const T* g, const Window& w, const Divisors& divisors, int64_t d, int64_t h,
-                 int64_t begin, int64_t end, Wide<T>* __restrict to) {
+void divided_sum(const T* g, const Window& w, const Divisors<Wide<T>>& divisors, int64_t d,
+                 int64_t h, int64_t begin, int64_t end, Wide<T>* __restrict to) {
   std::fill_n(to, end - begin, Wide<T>(0));
   for_output_rows(w, d, h, [&](int64_t row, int64_t od, int64_t oh, int64_t) {
     const T* from = g + row * w.w.out;
@@ -145,7 +85,7 @@ void add_to_cells(const Axis& a, const Wide<T>* sums, int64_t begin, int64_t end
 template <class T>
 void avg_backward_rows(const T* g, T* out, const Window& w, int64_t planes) {
   using V = Wide<T>;
-  const Divisors divisors(w);
+  const Divisors<Wide<T>> divisors(w);
   const Axis& a = w.w;
   const int64_t rows = w.d.size * w.h.size;
   const bool disjoint = !a.adaptive() && a.dilation == 1 && a.stride >= a.kernel && a.stride > 2;
@@ -193,7 +133,7 @@ void avg_backward_rows(const T* g, T* out, const Window& w, int64_t planes) {
 // The divided gradient of all outputs, in the wider type.
 template <class T>
 void divide(const T* g, Wide<T>* to, const Window& w, int64_t planes, int64_t run) {
-  const Divisors divisors(w);
+  const Divisors<Wide<T>> divisors(w);
   const int64_t rows = w.d.out * w.h.out, line = w.w.out * run;
   parallel(planes * rows, line, [&](int64_t item, int64_t stop) {
     for (; item < stop; ++item) {
@@ -207,31 +147,31 @@ void divide(const T* g, Wide<T>* to, const Window& w, int64_t planes, int64_t ru
   });
 }
 
-// With stride 1 the outputs that hold a cell are themselves a window of stride 1, turned about: the
-// gradient is sum pooling of the divided gradient.
-bool turns(const Axis& a) { return !a.adaptive() && a.stride == 1 && a.extent() > a.before; }
-
-Axis turned(const Axis& a) {
-  const int64_t before = a.extent() - 1 - a.before;
-  return {a.out, a.size, a.kernel, 1, before, a.size - 1 + a.extent() - a.out - before, a.dilation};
+// What every output is divided by, or 0 if that differs.
+int64_t common_divisor(const Window& w) {
+  if (w.divisor) return w.divisor;
+  const auto full = [&](const Axis& a) {
+    if (a.adaptive()) return false;
+    const bool real = a.inner_begin() == 0 && a.inner_end() == a.out;
+    return real || (w.include_pad && a.padded_taps(a.out - 1) == a.kernel);
+  };
+  return full(w.d) && full(w.h) && full(w.w) ? w.taps() : 0;
 }
 
 template <class T>
 void avg_backward_turned(const T* g, T* out, const Window& w, int64_t planes, int64_t run) {
-  using V = Wide<T>;
-  std::unique_ptr<V[]> divided(new V[planes * w.outputs() * run]);
-  divide(g, divided.get(), w, planes, run);
   Window t = w;
   t.d = turned(w.d), t.h = turned(w.h), t.w = turned(w.w);
-  V* target = nullptr;
-  if constexpr (std::is_same_v<T, V>) target = out;
-  forward<Sum<V>>(divided.get(), t, planes, run, target,
-                  [&](const Strip& p, const V* sums, NoOffset*, int64_t pitch) {
-                    if constexpr (!std::is_same_v<T, V>)
-                      for (int64_t r = 0; r < p.rows; ++r)
-                        for (int64_t k = 0; k < p.n(); ++k)
-                          out[p.first + r * p.pitch + k] = narrow<T>(sums[r * pitch + k]);
-                  });
+  t.divisor = common_divisor(w);
+  if (t.divisor) {
+    const Divisors<Wide<T>> divisors(t);
+    return forward<Sums<T>>(g, Result<Sums<T>, T>{out, {}, &divisors}, t, planes, run);
+  }
+  if constexpr (std::is_same_v<T, Wide<T>>) {
+    std::unique_ptr<T[]> divided(new T[planes * w.outputs() * run]);
+    divide(g, divided.get(), w, planes, run);
+    forward<Sums<T>>(divided.get(), Result<Sums<T>, T>{out, {}, nullptr}, t, planes, run);
+  }
 }
 
 // Channels-last: each cell adds the runs of all outputs that hold it.
@@ -239,7 +179,7 @@ template <class T>
 void avg_backward_runs(const T* g, T* out, const Window& w, int64_t planes, int64_t run) {
   using V = Wide<T>;
   constexpr int64_t kBlock = 256;
-  const Divisors divisors(w);
+  const Divisors<Wide<T>> divisors(w);
   const Axis& a = w.w;
   const int64_t rows = w.d.size * w.h.size;
   parallel(planes * rows, a.size * run * outputs_per_cell(w), [&](int64_t item, int64_t stop) {
@@ -286,7 +226,7 @@ template <class T>
 void avg_backward_planes(const T* g, T* out, const Window& w, int64_t planes) {
   using V = Wide<T>;
   constexpr bool kConverts = !std::is_same_v<T, V>;
-  const Divisors divisors(w);
+  const Divisors<Wide<T>> divisors(w);
   const int64_t cells = w.cells();
   struct Span {
     int64_t first, last, divisor;
@@ -335,14 +275,20 @@ Tensor avg_pool_backward(const Tensor& g, std::vector<int64_t> window) {
     const auto* from = static_cast<const T*>(in.tensor.const_data_ptr());
     auto* to = static_cast<T*>(out.tensor.mutable_data_ptr());
     if (w.is_one_row() && out.run == 1) {
-      const Divisors divisors(w);
+      const Divisors<Wide<T>> divisors(w);
       const auto divisor = Wide<T>(divisors.row(0, 0) * divisors.column(0));
       const int64_t n = w.w.size;
       parallel(out.planes, n, [&](int64_t p, int64_t end) {
         for (; p < end; ++p) std::fill_n(to + p * n, n, narrow<T>(widen(from[p]) / divisor));
       });
-    } else if (turns(w.d) && turns(w.h) && turns(w.w) && w.taps() > 1) {
+    } else if (turns(w.d) && turns(w.h) && turns(w.w) && w.taps() > 1 &&
+               (common_divisor(w) || std::is_same_v<T, Wide<T>>)) {
       avg_backward_turned(from, to, w, out.planes, out.run);
+    } else if (gathers(w) &&
+               (out.run >= kLanes<Wide<T>> || 2 * out.planes * out.run > kLanes<Wide<T>>)) {
+      const Divisors<Wide<T>> divisors(w);
+      Adjoint<T, NoOffset>(from, nullptr, to, w, out.planes * out.run, out.run,
+                           &divisors)(out.run < kLanes<Wide<T>>);
     } else if (out.run == 1 && (w.d.adaptive() || w.h.adaptive() || w.w.adaptive()) &&
                out.planes >= torch::stable::get_num_threads()) {
       avg_backward_planes(from, to, w, out.planes);

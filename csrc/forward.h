@@ -1,426 +1,453 @@
-// The forward scheme shared by every reduction: two passes in cache, along the row first.
+// The forward kernel of every operator: cuts the work into blocks, and picks the scheme.
 //
-//   input rows   a b c d e f g h        row pass: reduce each window along the row into a row
-//   buffer
-//                 \_/ \_/ \_/ \_/.
-//   row buffers    .   .   .   .        one per input row of the strip: windows below share them
-//                  .   .   .   .
-//                  |   |   |   |        column pass: fold the k_h (times k_d) buffers, top to
-//                  bottom
-//   output rows    y   y   y   y
+// - Cells of many channels (channels-last) fill registers as they are: lanes.h.
+// - Contiguous planes go row by row: rows.h. So do channels that are too few to fill a register.
+// - Adaptive windows that do not divide the input have no fixed distance from their outputs; their
+//   planes are turned into lanes: lanes.h.
+// - A window that is a long run of cells by itself, as in global pooling, is reduced by itself.
 //
-// A window costs k_h + k_w steps and not k_h * k_w. This order, and only this one, visits cells as
-// row-major order does, so ties, signed zeros and NaN come out as torch's to the bit.
-//
-// The unit of work is a strip: as many output rows of a plane as have their row buffers in cache.
-// Both passes run over a whole strip at once. In channels-last memory a cell is a run of C values:
-// the same passes with rows C times as long.
+// A block is done by the plain rule, and where its input turns out to need it again by the full
+// one.
 #pragma once
 
-#include <algorithm>
-#include <memory>
+#include <optional>
 
-#include "reduce.h"
-#include "tensor.h"
+#include "divisors.h"
+#include "rows.h"
 
 namespace poolkit {
 
-// Row buffers of a strip together, which share the first-level cache with the input; tall windows
-// take up to kTallBytes, in the second level.
-constexpr int64_t kStripBytes = 16 << 10;
-constexpr int64_t kTallBytes = 256 << 10;
-// One row buffer: longer rows are done in blocks of columns.
-constexpr int64_t kRowBytes = 8 << 10;
-// Windows taller than this many rows are reduced row by row into a single buffer.
-constexpr int64_t kMaxRows = 256;
-
-// How the output is cut up: blocks of columns (and of channels), and strips of output rows.
-struct Blocks {
-  int64_t columns, column_blocks, channels, channel_blocks, rows, strips, input_rows;
-  bool keeps;  // whether a strip has a buffer for each of its input rows
-
-  Blocks(const Window& w, int64_t planes, int64_t run, int64_t value_bytes, bool straight) {
-    const int64_t tall = 3 * w.h.extent() * w.d.kernel;
-    keeps = !straight && w.d.kernel <= kMaxRows && w.h.extent() <= kMaxRows / w.d.kernel;
-    const int64_t values =
-        (straight ? 2 * kStripBytes
-                  : std::clamp<int64_t>(keeps ? kTallBytes / tall : kRowBytes, 512, kRowBytes)) /
-        value_bytes;
-    channels = std::min(run, values);
-    channel_blocks = (run + channels - 1) / channels;
-    // A block of part of the channels has a single column: its outputs must be one run.
-    const int64_t most = channels < run ? 1 : std::max<int64_t>(1, values / run);
-    column_blocks = (w.w.out + most - 1) / most;
-    columns = (w.w.out + column_blocks - 1) / column_blocks;
-    column_blocks = (w.w.out + columns - 1) / columns;
-
-    const int64_t row_bytes = columns * channels * value_bytes * (straight ? 1 : w.d.kernel);
-    // Neighbouring strips both reduce the rows that they share, so tall windows want tall strips.
-    const int64_t wanted = std::max(kStripBytes / row_bytes, 3 * w.h.extent());
-    const int64_t step = std::max<int64_t>(1, w.h.stride);
-    rows = keeps      ? std::max<int64_t>(1, (wanted - w.h.extent()) / step + 1)
-           : straight ? std::max<int64_t>(1, kStripBytes / row_bytes)
-                      : 1;
-    // Few planes with much work are cut into more strips, so that every thread has some.
-    const int64_t items = planes * channel_blocks * column_blocks * w.d.out;
-    if (items < 32 && items * w.h.out * columns * channels > 4 * kGrain)
-      rows = std::min(rows, std::max<int64_t>(1, w.h.out * items / 32));
-    rows = std::min(rows, w.h.out);
-    strips = (w.h.out + rows - 1) / rows;
-    rows = (w.h.out + strips - 1) / strips;
-    strips = (w.h.out + rows - 1) / rows;
-    input_rows = !keeps           ? 1
-                 : w.h.adaptive() ? std::min(w.h.size, rows * (w.h.size / w.h.out + 1) + 1)
-                                  : std::min(w.h.size, (rows - 1) * step + w.h.extent());
-  }
-
-  // The first input row of outputs [begin, end), and the number of rows to the last.
-  static std::pair<int64_t, int64_t> span(const Axis& h, int64_t begin, int64_t end) {
-    const int64_t first = std::clamp<int64_t>(h.start(begin), 0, h.size);
-    const int64_t last_start = h.start(end - 1);
-    const int64_t last =
-        std::min(h.size, h.adaptive() ? last_start + h.last(end - 1) : last_start + h.extent());
-    return {first, std::max<int64_t>(0, last - first)};
-  }
+// The types that a reduction of T works in: by the plain rule, and by the full one.
+template <class T, class Plain_, class Full_, class Offset_>
+struct Forms {
+  using Plain = Plain_;
+  using Full = Full_;
+  using Offset = Offset_;
+  using V = typename Plain::Value;
+  static constexpr bool kMayFail =
+      !Plain::kSums && (std::is_floating_point_v<V> || is_half<T> || Plain::kOffsets);
 };
 
-// Offsets travel beside values, or not at all.
-template <class L>
-L* lane(L* at, int64_t offset) {
-  if constexpr (std::is_same_v<std::remove_const_t<L>, NoOffset>)
-    return at;
-  else
-    return at + offset;
+// Where results go.
+template <class F, class T>
+struct Result {
+  T* y;
+  Offsets offsets;
+  const Divisors<typename F::V>* divisors;  // null: sums stay sums
+};
+
+// ---- writing results
+// ------------------------------------------------------------------------------
+
+// Divides the results of a block: rows `row` values apart, cells `cell`, of `width` values each.
+template <class V>
+void divide_block(V* values, const Block& b, int64_t row, int64_t cell, int64_t width,
+                  const Divisors<V>* divisors) {
+  if (!divisors) return;
+  for (int64_t d = b.d0; d < b.d1; ++d)
+    for (int64_t h = b.h0; h < b.h1; ++h, values += row)
+      divisors->divide_cells(values, d, h, b.w0, b.w1, cell, width);
 }
 
-// Reduces input rows along themselves, for outputs [begin, end) and `channels` values of each cell.
-template <class R>
-class RowPass {
-  using T = typename R::Element;
+// Padding may tie with -inf, and then a tap of the padding may have come first: the first real tap
+// takes its place.
+template <class L>
+L real_tap(const Window& w, int64_t d, int64_t h, int64_t i, L tap) {
+  const int64_t tw = int64_t(tap) % w.w.kernel, th = int64_t(tap) / w.w.kernel % w.h.kernel;
+  const int64_t td = int64_t(tap) / w.w.kernel / w.h.kernel;
+  const auto real = [](const Axis& a, int64_t o, int64_t t) {
+    return a.first(o) <= t && t < a.last(o);
+  };
+  if (real(w.w, i, tw) && real(w.h, h, th) && real(w.d, d, td)) return tap;
+  return L((w.d.first(d) * w.h.kernel + w.h.first(h)) * w.w.kernel + w.w.first(i));
+}
+
+template <class F, class T, class R, bool Exact>
+void store_rows(const RowPool<T, R, Exact>& pool, const Block& b, const Result<F, T>& result,
+                const Window& w, int64_t run) {
   using V = typename R::Value;
   using L = typename R::Lane;
-  static constexpr bool kConverts = !std::is_same_v<T, V>;
-
- public:
-  RowPass(const Axis& axis, int64_t run, const Blocks& blocks)
-      : axis_(axis), run_(run), inner_begin_(axis.inner_begin()), inner_end_(axis.inner_end()) {
-    if constexpr (kConverts) {
-      const int64_t cells = axis.adaptive() ? (blocks.columns + 1) * axis.kernel
-                                            : (blocks.columns - 1) * axis.stride + axis.extent();
-      row_room_ = std::min(cells, axis.size) * blocks.channels;
-      room_ = std::min(kMaxWide, std::max(row_room_, row_room_ * blocks.input_rows));
-      fits_ = row_room_ <= kMaxWide;
-      wide_.reset(new V[fits_ ? room_ : 1]);
+  constexpr int N = kLanes<V>;
+  const PlaneStarts starts{run, w.outputs()};
+  const int64_t n = b.columns(), line = w.w.out;
+  const bool whole = n == line && run == 1;
+  const int64_t first = (b.d0 * w.h.out + b.h0) * line + b.w0;
+  const int64_t end =
+      starts[b.plane + b.planes - 1] + first + ((b.h1 - b.h0 - 1) * line + n - 1) * run + 1;
+  for (int64_t p = 0; p < b.planes; ++p) {
+    int64_t from = p * pool.rows_per_plane() * pool.pitch();
+    int64_t to = starts[b.plane + p] + first * run;
+    for (int64_t h = b.h0; h < b.h1; ++h, from += pool.pitch(), to += line * run) {
+      V* const values = pool.values() + from;
+      L* const taps = lane(pool.taps(), from);
+      const int64_t stop = whole ? end : to + n;
+      if constexpr (R::kOffsets && Exact)
+        for (int64_t i = 0; i < n; ++i)
+          if (values[i] == lowest<V>()) taps[i] = real_tap(w, b.d0, h, b.w0 + i, taps[i]);
+      if (run != 1) {
+        for (int64_t i = 0; i < n; i += N) {
+          Vec<V> v = load(values + i);
+          if constexpr (R::kSums)
+            if (result.divisors) v = result.divisors->quotients(v, b.d0, h, b.w0 + i);
+          for (int64_t k = 0; k < std::min<int64_t>(N, n - i); ++k)
+            result.y[to + (i + k) * run] = convert_back<T, V>(v[k]);
+        }
+      } else if (R::kSums && result.divisors) {
+        store_row(values, n, result.y + to, result.y + stop, [&](T* p, int64_t i, const Vec<V>& v) {
+          if constexpr (R::kSums) write<T, V>(p, result.divisors->quotients(v, b.d0, h, b.w0 + i));
+        });
+      } else {
+        store_row(values, n, result.y + to, result.y + stop,
+                  [](T* p, int64_t, const Vec<V>& v) { write<T, V>(p, v); });
+      }
+      if constexpr (R::kOffsets)
+        result.offsets.template as<typename F::Offset>([&]<class O>(O* offsets) {
+          if (run != 1)
+            for (int64_t i = 0; i < n; ++i) offsets[to + i * run] = O(taps[i]);
+          else
+            store_row(taps, n, offsets + to, offsets + stop, [](O* p, int64_t, const Vec<L>& v) {
+              for (int k = 0; k < N; ++k) p[k] = O(v[k]);
+            });
+        });
     }
   }
+}
 
-  // Row r of `rows` starts at row + r * pitch. Its result goes to v[r * to_pitch + (i - begin) *
-  // channels + c], the taps likewise to `at`.
-  void operator()(const T* row, int64_t pitch, int64_t rows, int64_t begin, int64_t end,
-                  int64_t channels, V* v, L* at, int64_t to_pitch) {
-    if constexpr (!kConverts) {
-      reduce(row, run_, pitch, rows, begin, end, channels, v, at, to_pitch);
-    } else if (!fits_) {
-      for (int64_t r = 0; r < rows; ++r)
-        unfit(row + r * pitch, begin, end, channels, v + r * to_pitch);
-    } else if (const int64_t size = axis_.size * run_;
-               pitch == size && channels == run_ && rows * size <= room_) {
-      widen_values(row, wide_.get(), rows * size);  // whole rows, one after the other
-      reduce(wide_.get(), run_, size, rows, begin, end, channels, v, at, to_pitch);
-    } else {
-      const auto [low, cells] = Blocks::span(axis_, begin, end);
-      for (int64_t r = 0; r < rows; ++r) {
-        const T* from = row + r * pitch + low * run_;
-        if (channels == run_)
-          widen_values(from, wide_.get(), cells * run_);
-        else
-          for (int64_t c = 0; c < cells; ++c)
-            widen_values(from + c * run_, wide_.get() + c * channels, channels);
-        reduce(wide_.get() - low * channels, channels, 0, 1, begin, end, channels, v + r * to_pitch,
-               at, to_pitch);
+// Lanes [first, first + N) of the block's planes, from vectors back to planes.
+template <class F, class T, class R, bool Exact>
+void store_planes(const PlanePool<T, R, Exact>& pool, const Block& b, int64_t first,
+                  const Result<F, T>& result, const Window& w, int64_t run) {
+  using V = typename R::Value;
+  using L = typename R::Lane;
+  constexpr int N = kLanes<V>;
+  if constexpr (R::kSums) divide_block(pool.values(), b, b.columns() * N, N, N, result.divisors);
+  const PlaneStarts starts{run, w.outputs()};
+  const int64_t count = std::min<int64_t>(N, b.planes - first), columns = b.columns();
+  int64_t start[N];
+  for (int k = 0; k < N; ++k) start[k] = starts[b.plane + std::min(first + k, b.planes - 1)];
+  // Rows that follow each other in memory go together.
+  const bool whole = columns == w.w.out && (b.d1 - b.d0 == 1 || b.h1 - b.h0 == w.h.out);
+  const int64_t n = whole ? b.rows() * columns : columns;
+  int64_t cell = 0;
+  for (int64_t d = b.d0; d < b.d1; ++d)
+    for (int64_t h = b.h0; h < b.h1; ++h, cell += columns) {
+      const int64_t corner = ((d * w.h.out + h) * w.w.out + b.w0) * run;
+      scatter_planes(pool.values() + cell * N, count, n,
+                     [&](int64_t k, int64_t c, const Vec<V>& v, int lanes) {
+                       T* const to = result.y + start[k] + corner + c * run;
+                       if (run != 1)
+                         for (int i = 0; i < lanes; ++i) to[i * run] = convert_back<T, V>(v[i]);
+                       else if (lanes == N)
+                         write<T, V>(to, v);
+                       else
+                         write_some<T, V>(to, v, lanes);
+                     });
+      if constexpr (R::kOffsets)
+        result.offsets.template as<typename F::Offset>([&]<class O>(O* offsets) {
+          scatter_planes(pool.taps() + cell * N, count, n,
+                         [&](int64_t k, int64_t c, const Vec<L>& v, int lanes) {
+                           O* const to = offsets + start[k] + corner + c * run;
+                           O some[N];
+                           for (int i = 0; i < N; ++i) some[i] = O(v[i]);
+                           if (run == 1 && lanes == N)
+                             std::memcpy(to, some, sizeof(some));
+                           else
+                             for (int i = 0; i < lanes; ++i) to[i * run] = some[i];
+                         });
+        });
+      if (whole) return;
+    }
+}
+
+// ---- schemes
+// --------------------------------------------------------------------------------------
+
+template <class F, class T>
+void forward_rows(const T* x, const Result<F, T>& result, const Window& w, int64_t planes,
+                  int64_t run) {
+  const BlockPlan plan(w, planes, sizeof(typename F::V));
+  const int64_t steps = w.w.kernel + w.h.kernel + w.d.kernel;
+  const int64_t cost = plan.planes * plan.rows * plan.columns * std::min<int64_t>(steps, 16);
+  parallel(plan.items(w), cost, [&](int64_t item, int64_t stop) {
+    RowPool<T, typename F::Plain, false> plain(x, planes, w, run);
+    std::optional<RowPool<T, typename F::Full, true>> full;
+    for (; item < stop; ++item) {
+      const Block b = plan.block(item, w, planes);
+      if (plain(b)) {
+        store_rows<F>(plain, b, result, w, run);
+      } else if constexpr (F::kMayFail) {
+        if (!full) full.emplace(x, planes, w, run);
+        (*full)(b);
+        store_rows<F>(*full, b, result, w, run);
       }
     }
+  });
+}
+
+template <class F, class T>
+void forward_planes(const T* x, const Result<F, T>& result, const Window& w, int64_t planes,
+                    int64_t run) {
+  constexpr int64_t kGroup = kLanes<typename F::V>, kBytes = 128 << 10;
+  const std::vector<Column> columns = columns_of(w.w);
+  // So much of an axis that the cells it looks at are at most `most`.
+  const auto part = [](const Axis& a, int64_t most) {
+    return a.size <= most ? a.out : std::clamp<int64_t>(a.out * most / a.size, 1, a.out);
+  };
+  const int64_t most = kBytes / int64_t(sizeof(typename F::V)) / kGroup;
+  const int64_t w_part = part(w.w, most), h_part = part(w.h, most / std::min(most, w.w.size));
+  const bool deep = w.cells() <= 4 * most;
+  const int64_t d_part = deep ? w.d.out : 1;
+  const auto parts = [](int64_t all, int64_t one) { return (all + one - 1) / one; };
+  const int64_t ws = parts(w.w.out, w_part), hs = parts(w.h.out, h_part);
+  const int64_t ds = parts(w.d.out, d_part), groups = parts(planes, kGroup);
+  const int64_t cost = kGroup * (w.cells() + w.outputs() * w.w.kernel) / (ws * hs * ds);
+  parallel(groups * ds * hs * ws, cost, [&](int64_t item, int64_t stop) {
+    PlanePool<T, typename F::Plain, false> plain(x, planes, w, run, columns);
+    std::optional<PlanePool<T, typename F::Full, true>> full;
+    for (; item < stop; ++item) {
+      int64_t rest = item;
+      Block b;
+      b.w0 = rest % ws * w_part, rest /= ws;
+      b.h0 = rest % hs * h_part, rest /= hs;
+      b.d0 = rest % ds * d_part, rest /= ds;
+      b.plane = rest * kGroup;
+      b.planes = std::min(kGroup, planes - b.plane);
+      b.w1 = std::min(w.w.out, b.w0 + w_part), b.h1 = std::min(w.h.out, b.h0 + h_part);
+      b.d1 = std::min(w.d.out, b.d0 + d_part);
+      if (plain(b, 0)) {
+        store_planes<F>(plain, b, 0, result, w, run);
+      } else if constexpr (F::kMayFail) {
+        if (!full) full.emplace(x, planes, w, run, columns);
+        for (int64_t first = 0; first < b.planes; first += kLanes<typename F::Full::Value>) {
+          (*full)(b, first);
+          store_planes<F>(*full, b, first, result, w, run);
+        }
+      }
+    }
+  });
+}
+
+// Channels-last, at least as many channels as lanes.
+template <class F, class T>
+class RunPool {
+ public:
+  RunPool(const T* x, const Result<F, T>& result, const Window& w, int64_t run,
+          const std::vector<Column>& columns)
+      : x_(x), result_(result), w_(w), run_(run), columns_(columns) {}
+
+  // Channels [first, first + n) of the cells of a block, whose `plane` counts whole cells.
+  void operator()(const Block& b, int64_t first, int64_t n) {
+    if (pool<typename F::Plain, false>(b, first, n)) return;
+    if constexpr (F::kMayFail) pool<typename F::Full, true>(b, first, n);
   }
 
  private:
-  static constexpr int64_t kMaxWide = 1 << 16;
-
-  // Cell c of a row is at p[c * cell], `channels` values from there.
-  void reduce(const V* p, int64_t cell, int64_t pitch, int64_t rows, int64_t begin, int64_t end,
-              int64_t channels, V* v, L* at, int64_t to_pitch) {
-    const int64_t k = axis_.kernel, s = axis_.stride, d = axis_.dilation;
-    int64_t inner = std::clamp(inner_begin_, begin, end);
-    int64_t outer = std::clamp(inner_end_, inner, end);
-    // Long windows of few outputs go faster one by one.
-    const bool long_run = channels == 1 && d == 1 && k >= 16 && (s >= 16 || end - begin <= 8);
-    if (axis_.adaptive() || long_run) outer = inner = begin;
-    const auto edges = [&](int64_t from, int64_t to) {
-      for (int64_t i = from; i < to; ++i) {
-        const int64_t first = axis_.first(i), taps = axis_.last(i) - first;
-        const V* q = p + (axis_.start(i) + first * d) * cell;
-        for (int64_t r = 0; r < rows; ++r) {
-          const int64_t offset = r * to_pitch + (i - begin) * channels;
-          one(q + r * pitch, d * cell, first, taps, channels, v + offset, lane(at, offset));
-        }
-      }
-    };
-    if (outer > inner) {
-      const V* first = p + axis_.start(inner) * cell;
-      const auto source = [&](int64_t t) { return Source<R>{first + t * d * cell, nullptr, t}; };
-      const int64_t offset = (inner - begin) * channels, n = outer - inner;
-      if (channels == 1 || (s == 1 && channels == cell)) {
-        fold<R, false>(k, source, v + offset, lane(at, offset),
-                       {n * channels, rows, pitch, to_pitch, channels == 1 ? s : 1,
-                        to_pitch == (end - begin) * channels});
-      } else {  // runs of channels with gaps between them
-        for (int64_t r = 0; r < rows; ++r) {
-          const int64_t to_first = r * to_pitch + offset;
-          fold<R, false>(
-              k, [&](int64_t t) { return Source<R>{first + r * pitch + t * d * cell, nullptr, t}; },
-              v + to_first, lane(at, to_first), {channels, n, s * cell, channels});
-        }
-      }
-    }
-    // After the inner part, which may have spilt over them.
-    edges(begin, inner);
-    edges(outer, end);
-  }
-
-  // A single window: `channels` values from `taps` cells that are `step` apart, the first being q.
-  static void one(const V* q, int64_t step, int64_t first, int64_t taps, int64_t channels, V* v,
-                  L* at) {
-    if (taps <= 0) return std::fill_n(v, channels, V{}), void();  // sums alone: padding is zeros
-    if (channels > 1)
-      return fold<R, false>(taps,
-                            [&](int64_t t) { return Source<R>{q + t * step, nullptr, first + t}; },
-                            v, at, {channels});
-    if (taps >= 16 && step == 1) return run(q, taps, first, v, at);
-    V best = q[0];
-    int64_t tap = 0;
-    for (int64_t t = 1; t < taps; ++t) {
-      const V c = q[t * step];
-      if constexpr (R::kOffsets) tap = beats(c, best) ? t : tap;
-      best = R::combine(best, c);
-    }
-    *v = best;
-    if constexpr (R::kOffsets) *at = L(first + tap);
-  }
-
-  static void run(const V* q, int64_t taps, int64_t first, V* v, L* at) {
-    if constexpr (std::is_same_v<R, Sum<T>>) {
-      *v = sum_run(q, taps);
+  template <class R, bool Exact>
+  bool pool(const Block& b, int64_t first, int64_t n) {
+    using V = typename R::Value;
+    using L = typename R::Lane;
+    constexpr int N = kLanes<V>;
+    constexpr bool kSame = std::is_same_v<T, V>;
+    const Span ds(w_.d, b.d0, b.d1), hs(w_.h, b.h0, b.h1), ws(w_.w, b.w0, b.w1);
+    const T* const plane = x_ + b.plane * w_.cells() * run_ + first;
+    View<V> view;
+    Buffer<V> staged, values;
+    Buffer<L> taps;
+    Special<V> special{};
+    // Cells of the type that is computed in are read where they are.
+    if constexpr (kSame) {
+      view = {plane, 0, w_.h.size * w_.w.size * run_, w_.w.size * run_, run_};
     } else {
-      const int64_t tap = winner(q, taps);
-      *v = q[tap];
-      if constexpr (R::kOffsets) *at = L(first + tap);
+      const int64_t row = ws.size() * n, slice = hs.size() * row;
+      staged.reserve(ds.size() * slice + N);
+      view = {staged.get(), ds.low * slice + hs.low * row + ws.low * n, slice, row, n};
     }
-  }
-
-  // Windows too wide for a converted copy of the row: convert as the taps come.
-  void unfit(const T* row, int64_t begin, int64_t end, int64_t channels, V* v) {
-    if constexpr (kConverts) {
-      for (int64_t i = begin; i < end; ++i, v += channels) {
-        const int64_t first = axis_.first(i), last = axis_.last(i), d = axis_.dilation;
-        const T* q = row + axis_.start(i) * run_;
-        if (channels == 1 && run_ == 1 && d == 1 && last > first) {
-          *v = sum_run(q + first, last - first);
-          continue;
+    if constexpr (!kSame || (F::kMayFail && !Exact && std::is_floating_point_v<V>))
+      for (int64_t d = ds.low; d < ds.high; ++d)
+        for (int64_t h = hs.low; h < hs.high; ++h) {
+          const T* const line = plane + ((d * w_.h.size + h) * w_.w.size + ws.low) * run_;
+          const bool joined = n == run_;  // the row is one long run
+          const int64_t lines = joined ? 1 : ws.size(), length = joined ? ws.size() * n : n;
+          for (int64_t i = 0; i < lines; ++i) {
+            V* to = nullptr;
+            if constexpr (!kSame) to = const_cast<V*>(view.line(d, h)) + (ws.low + i) * n;
+            for (int64_t c = 0; c < length; c += N) {
+              c = std::min(c, length - N);
+              const Vec<V> v = read<V>(line + i * run_ + c, special);
+              if constexpr (!kSame) store(to + c, v);
+            }
+          }
         }
-        std::fill_n(v, channels, V{});
-        for (int64_t t = first; t < last; ++t)
-          for (int64_t c = 0; c < channels; ++c)
-            v[c] = R::combine(v[c], widen(q[t * d * run_ + c]));
-      }
-    }
-  }
-
-  const Axis axis_;
-  const int64_t run_, inner_begin_, inner_end_;
-  int64_t row_room_ = 0, room_ = 0;
-  bool fits_ = true;
-  std::unique_ptr<V[]> wide_;
-};
-
-// Windows of few taps on runs of channels, or that do not overlap, take fewer loads and stores
-// straight from the input, in one fold over all taps, than by way of row buffers.
-template <class R>
-bool goes_straight(const Window& w, int64_t run) {
-  if (!std::is_same_v<typename R::Element, typename R::Value>) return false;  // rows to convert
-  if (w.d.adaptive() || w.h.adaptive() || w.w.adaptive()) return false;
-  return run > 1 ? w.taps() <= 9 : w.taps() <= 4 && w.w.stride == w.w.kernel && w.w.stride <= 2;
-}
-
-// A strip of output rows: where it is.
-struct Strip {
-  int64_t plane, d, h, rows;  // output rows (d, h) ... (d, h + rows - 1)
-  int64_t begin, end;         // their columns
-  int64_t channel, channels;  // which part of each cell's run
-  int64_t first, pitch;       // where the first value goes in the output, and from row to row
-
-  int64_t n() const { return (end - begin) * channels; }
-};
-
-// Folds the strip's windows from the input itself.
-template <class R>
-void fold_straight(const typename R::Value* x, const Window& w, int64_t run, const Strip& p,
-                   typename R::Value* acc, typename R::Lane* at, int64_t pitch) {
-  using V = typename R::Value;
-  const int64_t line = w.w.size * run;
-  const int64_t d0 = w.d.first(p.d), nd = w.d.last(p.d) - d0;
-  const V* const slice = x + (p.plane * w.d.size + w.d.start(p.d)) * w.h.size * line + p.channel;
-  const int64_t inner = std::clamp(w.w.inner_begin(), p.begin, p.end);
-  const int64_t outer = std::clamp(w.w.inner_end(), inner, p.end);
-  // Output rows [h, h + rows) with the same taps inside the input.
-  const auto same_rows = [&](int64_t h, int64_t rows) {
-    const int64_t h0 = w.h.first(h), nh = w.h.last(h) - h0;
-    // Output columns [i, i + columns) likewise.
-    const auto same_columns = [&](int64_t i, int64_t columns, bool spills) {
-      const int64_t w0 = w.w.first(i), nw = w.w.last(i) - w0, taps = nd * nh * nw;
-      const V* const corner = slice + w.h.start(h) * line + w.w.start(i) * run;
-      const int64_t to = (h - p.h) * pitch + (i - p.begin) * p.channels;
-      const int64_t down = w.h.stride * line, right = w.w.stride * run;
-      for (int64_t r = 0; r < (run == 1 ? 1 : rows); ++r) {
-        V* const row = acc + to + r * pitch;
-        if (nd <= 0 || nh <= 0 || nw <= 0) {
-          for (int64_t q = 0; q < (run == 1 ? rows : 1); ++q)
-            std::fill_n(row + q * pitch, columns * p.channels, V{});
-          continue;
-        }
-        const auto source = [&](int64_t k) {
-          const int64_t tw = w0 + k % nw, th = h0 + k / nw % nh, td = d0 + k / nw / nh;
-          const int64_t cell = td * w.d.dilation * w.h.size * line + th * w.h.dilation * line +
-                               tw * w.w.dilation * run;
-          return Source<R>{corner + cell + r * down, nullptr,
-                           (td * w.h.kernel + th) * w.w.kernel + tw};
-        };
-        if (run == 1)
-          fold<R, false>(taps, source, row, lane(at, to),
-                         {columns, rows, down, pitch, w.w.stride, spills});
-        else
-          fold<R, false>(taps, source, row, lane(at, to + r * pitch),
-                         {p.channels, columns, right, p.channels});
-      }
+    if (!Exact && F::kMayFail && any(special)) return false;
+    // Values of the type that is computed in go straight to the result.
+    const int64_t line = w_.w.out * run_, cells = b.rows() * b.columns();
+    const int64_t to = ((b.plane * w_.d.out + b.d0) * w_.h.out + b.h0) * line + b.w0 * run_ + first;
+    const int64_t row = kSame ? line : b.columns() * n, cell = kSame ? run_ : n;
+    V* y;
+    if constexpr (kSame)
+      y = result_.y + to;
+    else
+      y = values.reserve(cells * n + N);
+    taps.reserve(cells * n + N);
+    const auto go = [&]<int U>() {
+      LanePool<R, Exact, U>(w_, columns_, n)(view, b, y, taps.get(), row, cell);
     };
-    // The edges after the inner columns, which may have spilt over them.
-    if (outer > inner) same_columns(inner, outer - inner, pitch == w.w.out);
-    for (int64_t i = p.begin; i < inner; ++i) same_columns(i, 1, false);
-    for (int64_t i = outer; i < p.end; ++i) same_columns(i, 1, false);
-  };
-  const int64_t end = p.h + p.rows;
-  const int64_t top = std::clamp(w.h.inner_begin(), p.h, end);
-  const int64_t bottom = std::clamp(w.h.inner_end(), top, end);
-  for (int64_t h = p.h; h < top; ++h) same_rows(h, 1);
-  if (bottom > top) same_rows(top, bottom - top);
-  for (int64_t h = bottom; h < end; ++h) same_rows(h, 1);
-}
-
-// Reduces every window of `x`; calls finish(strip, values, taps, pitch) with each strip's results.
-// `target` may be null, or the output itself where sums need no buffer of a wider type.
-template <class R, class Finish>
-void forward(const typename R::Element* x, const Window& window, int64_t planes, int64_t run,
-             typename R::Value* target, const Finish& finish) {
-  using T = typename R::Element;
-  using V = typename R::Value;
-  using L = typename R::Lane;
-  Window w = window;
-  if (w.outputs() == 0 || planes == 0) return;
-  const bool straight = goes_straight<R>(w, run);
-  const bool rows_alone = w.d.identity() && w.h.identity();
-  if (w.d.identity() && w.h.tiles()) {  // planes are one tall plane then
-    w.h.size *= planes * w.d.size;
-    w.h.out *= planes * w.d.size;
-    w.d = Axis{};
-    planes = 1;
+    if (n >= 4 * N)
+      go.template operator()<4>();
+    else
+      go.template operator()<1>();
+    if constexpr (R::kSums) divide_block(y, b, row, cell, n, result_.divisors);
+    if constexpr (!kSame || R::kOffsets)
+      for (int64_t r = 0; r < b.rows(); ++r)
+        for (int64_t i = 0; i < b.columns(); ++i) {
+          const int64_t from = (r * b.columns() + i) * n, at = to + r * line + i * run_;
+          for (int64_t c = 0; c < n; c += N) {
+            c = std::min(c, n - N);
+            if constexpr (!kSame) write<T, V>(result_.y + at + c, load(y + from + c));
+            if constexpr (R::kOffsets)
+              result_.offsets.template put<typename F::Offset>(at + c, load(taps.get() + from + c));
+          }
+        }
+    return true;
   }
-  const Blocks blocks(w, planes, run, sizeof(V), straight);
-  const int64_t row_values = blocks.columns * blocks.channels;
-  const int64_t slice = blocks.input_rows * row_values;
-  const int64_t items =
-      planes * blocks.channel_blocks * blocks.column_blocks * w.d.out * blocks.strips;
-  const int64_t cost = blocks.rows * row_values * (w.d.kernel * w.h.kernel + w.w.kernel);
 
-  parallel(items, cost, [&](int64_t item, int64_t stop) {
-    RowPass<R> row_pass(w.w, run, blocks);
-    const int64_t kept = blocks.keeps ? w.d.kernel * slice : row_values;
-    const bool buffers = !rows_alone && !straight;
-    std::unique_ptr<V[]> values(buffers ? new V[kept] : nullptr);
-    std::unique_ptr<L[]> lanes(R::kOffsets && buffers ? new L[kept] : nullptr);
-    // Offsets need the values beside them to have the same pitch.
-    const bool direct = target && (!R::kOffsets || row_values == w.w.out * run);
-    std::unique_ptr<V[]> buffer(direct ? nullptr : new V[blocks.rows * row_values]);
-    std::unique_ptr<L[]> taps(R::kOffsets ? new L[blocks.rows * row_values] : nullptr);
+  const T* const x_;
+  const Result<F, T>& result_;
+  const Window& w_;
+  const int64_t run_;
+  const std::vector<Column>& columns_;
+};
+
+template <class F, class T>
+void forward_runs(const T* x, const Result<F, T>& result, const Window& w, int64_t planes,
+                  int64_t run) {
+  constexpr int64_t kBytes = 256 << 10, kVectors = 4;
+  const std::vector<Column> columns = columns_of(w.w);
+  // Rows of outputs at a time; channels are shared out only where there is too little else.
+  const int64_t threads = torch::stable::get_num_threads();
+  const int64_t width = kVectors * kLanes<typename F::V>;
+  const int64_t chunks =
+      std::clamp<int64_t>(4 * threads / std::max<int64_t>(1, planes * w.d.out * w.h.out), 1,
+                          std::max<int64_t>(1, run / width));
+  const int64_t chunk = run / chunks / width * width > 0 ? run / chunks / width * width : run;
+  const int64_t channel_parts = std::max<int64_t>(1, run / chunk);
+  const int64_t step = w.h.adaptive() ? w.h.size / w.h.out + 1 : w.h.stride;
+  const int64_t row_bytes =
+      w.w.size * chunk * int64_t(sizeof(typename F::V)) *
+      std::max<int64_t>(1, w.d.adaptive() ? w.d.size / w.d.out + 1 : w.d.kernel);
+  int64_t rows = std::clamp<int64_t>(
+      std::max(kBytes / row_bytes, 3 * (w.h.adaptive() ? step : w.h.extent())) / step, 1, w.h.out);
+  while (rows > 1 && planes * w.d.out * channel_parts * ((w.h.out + rows - 1) / rows) < 4 * threads)
+    rows = (rows + 1) / 2;
+  const int64_t strips = (w.h.out + rows - 1) / rows;
+  rows = (w.h.out + strips - 1) / strips;
+  const int64_t cost = rows * w.w.out * chunk * std::min<int64_t>(w.taps(), 32) / 4;
+  parallel(planes * w.d.out * strips * channel_parts, cost, [&](int64_t item, int64_t stop) {
+    RunPool<F, T> pool(x, result, w, run, columns);
     for (; item < stop; ++item) {
       int64_t rest = item;
-      Strip p;
-      p.h = rest % blocks.strips * blocks.rows, rest /= blocks.strips;
-      p.rows = std::min(blocks.rows, w.h.out - p.h);
-      p.d = rest % w.d.out, rest /= w.d.out;
-      p.begin = rest % blocks.column_blocks * blocks.columns, rest /= blocks.column_blocks;
-      p.end = std::min(w.w.out, p.begin + blocks.columns);
-      p.channel = rest % blocks.channel_blocks * blocks.channels;
-      p.channels = std::min(blocks.channels, run - p.channel);
-      p.plane = rest / blocks.channel_blocks;
-      p.pitch = w.w.out * run;
-      p.first = ((p.plane * w.d.out + p.d) * w.h.out + p.h) * p.pitch + p.begin * run + p.channel;
-
-      const int64_t n = p.n(), pitch = direct ? p.pitch : n;
-      V* const acc = direct ? target + p.first : buffer.get();
-      L* const at = taps.get();
-      const auto input = [&](int64_t d, int64_t h) {
-        return x + ((p.plane * w.d.size + d) * w.h.size + h) * w.w.size * run + p.channel;
-      };
-      const int64_t input_pitch = w.w.size * run;
-      const int64_t d0 = w.d.first(p.d), nd = w.d.last(p.d) - d0, d_start = w.d.start(p.d);
-      if (straight) {
-        if constexpr (std::is_same_v<T, V>) fold_straight<R>(x, w, run, p, acc, at, pitch);
-      } else if (rows_alone) {
-        row_pass(input(0, p.h), input_pitch, p.rows, p.begin, p.end, p.channels, acc, at, pitch);
-      } else if (!blocks.keeps) {
-        const int64_t h0 = w.h.first(p.h), nh = w.h.last(p.h) - h0, h_start = w.h.start(p.h);
-        if (nd <= 0 || nh <= 0) std::fill_n(acc, n, V{});
-        for (int64_t td = d0; td < d0 + nd; ++td)
-          for (int64_t th = h0; th < h0 + nh; ++th) {
-            row_pass(input(d_start + td * w.d.dilation, h_start + th * w.h.dilation), input_pitch,
-                     1, p.begin, p.end, p.channels, values.get(), lanes.get(), n);
-            const Source<R> s{values.get(), lanes.get(), (td * w.h.kernel + th) * w.w.kernel};
-            if (td == d0 && th == h0)
-              fold_some<R, true, true, 1>(&s, acc, at, {n}, std::make_index_sequence<1>());
-            else
-              fold_some<R, false, true, 1>(&s, acc, at, {n}, std::make_index_sequence<1>());
-          }
-      } else {
-        const auto [h_low, h_count] = Blocks::span(w.h, p.h, p.h + p.rows);
-        for (int64_t td = d0; td < d0 + nd; ++td)
-          row_pass(input(d_start + td * w.d.dilation, h_low), input_pitch, h_count, p.begin, p.end,
-                   p.channels, values.get() + (td - d0) * slice,
-                   lane(lanes.get(), (td - d0) * slice), n);
-        // Output rows [i, i + rows) have the same taps of the kernel inside the input.
-        const auto column_pass = [&](int64_t i, int64_t rows) {
-          const int64_t h0 = w.h.first(i), nh = w.h.last(i) - h0;
-          const int64_t to = (i - p.h) * pitch;
-          if (nd <= 0 || nh <= 0) {
-            for (int64_t r = 0; r < rows; ++r) std::fill_n(acc + to + r * pitch, n, V{});
-            return;
-          }
-          const int64_t top = (w.h.start(i) - h_low) * n, down = w.h.dilation * n;
-          const auto source = [&](int64_t k) {
-            const int64_t td = k / nh, th = h0 + k % nh, row = td * slice + top + th * down;
-            return Source<R>{values.get() + row, lane(lanes.get(), row),
-                             ((d0 + td) * w.h.kernel + th) * w.w.kernel};
-          };
-          fold<R, true>(nd * nh, source, acc + to, lane(at, to),
-                        {n, rows, w.h.stride * n, pitch, 1, pitch == n});
-        };
-        const int64_t end = p.h + p.rows;
-        const int64_t inner = w.h.adaptive() ? end : std::clamp(w.h.inner_begin(), p.h, end);
-        const int64_t outer = std::clamp(w.h.inner_end(), inner, end);
-        for (int64_t i = p.h; i < inner; ++i) column_pass(i, 1);
-        if (outer > inner) column_pass(inner, outer - inner);
-        for (int64_t i = outer; i < end; ++i) column_pass(i, 1);
-      }
-      finish(p, acc, at, pitch);
+      const int64_t part = rest % channel_parts;
+      rest /= channel_parts;
+      Block b;
+      b.h0 = rest % strips * rows, rest /= strips;
+      b.d0 = rest % w.d.out, rest /= w.d.out;
+      b.plane = rest, b.planes = 1, b.d1 = b.d0 + 1;
+      b.h1 = std::min(w.h.out, b.h0 + rows), b.w0 = 0, b.w1 = w.w.out;
+      if (b.h0 >= b.h1) continue;
+      const int64_t first = part * chunk;
+      pool(b, first, part + 1 == channel_parts ? run - first : chunk);
     }
   });
+}
+
+// Windows of long runs: cell by cell along the run, window by window.
+template <class F, class T>
+void forward_long(const T* x, const Result<F, T>& result, const Window& w, int64_t planes) {
+  using R = typename F::Plain;
+  const int64_t rows = w.d.out * w.h.out;
+  const int64_t cost = w.w.out * w.w.kernel * w.h.kernel * w.d.kernel / 4;
+  parallel(planes * rows, cost, [&](int64_t item, int64_t stop) {
+    for (; item < stop; ++item) {
+      const int64_t plane = item / rows, d = item % rows / w.h.out, h = item % w.h.out;
+      const T* const cells = x + plane * w.cells();
+      for (int64_t i = 0; i < w.w.out; ++i) {
+        const int64_t first = w.w.first(i), taps = w.w.last(i) - first;
+        const int64_t start = w.w.start(i) + first, to = item * w.w.out + i;
+        [[maybe_unused]] typename F::V sum{};
+        [[maybe_unused]] T best{};
+        [[maybe_unused]] int64_t tap = -1;
+        for (int64_t td = w.d.first(d); td < w.d.last(d); ++td)
+          for (int64_t th = w.h.first(h); th < w.h.last(h); ++th) {
+            if (taps <= 0) continue;
+            const int64_t row =
+                (w.d.start(d) + td * w.d.dilation) * w.h.size + w.h.start(h) + th * w.h.dilation;
+            const T* const p = cells + row * w.w.size + start;
+            if constexpr (R::kSums) {
+              sum += sum_run(p, taps);
+            } else {
+              const int64_t k = winner(p, taps);
+              if (tap >= 0 && !beats(p[k], best)) continue;
+              best = p[k];
+              tap = (td * w.h.kernel + th) * w.w.kernel + first + k;
+            }
+          }
+        if constexpr (R::kSums) {
+          result.y[to] =
+              result.divisors
+                  ? quotient<T>(sum, result.divisors->row(d, h) * result.divisors->column(i))
+                  : narrow<T>(sum);
+        } else {
+          result.y[to] = best;
+          if constexpr (R::kOffsets)
+            result.offsets.template as<typename F::Offset>(
+                [&]<class O>(O* offsets) { offsets[to] = O(tap); });
+        }
+      }
+    }
+  });
+}
+
+// Global sums of contiguous planes.
+template <class F, class T>
+void forward_global(const T* x, const Result<F, T>& result, const Window& w, int64_t planes) {
+  using V = typename F::V;
+  constexpr int N = kLanes<V>;
+  const int64_t n = w.w.size, groups = (planes + N - 1) / N;
+  const int64_t divisor =
+      result.divisors ? result.divisors->row(0, 0) * result.divisors->column(0) : 1;
+  parallel(groups, n * N / 4, [&](int64_t group, int64_t stop) {
+    for (; group < stop; ++group) {
+      const int64_t first = group * N, count = std::min<int64_t>(N, planes - first);
+      V sums[N];
+      if (count == N && n >= N)
+        sum_runs(x + first * n, n, sums);
+      else
+        for (int64_t k = 0; k < count; ++k) sums[k] = sum_run(x + (first + k) * n, n);
+      for (int64_t k = 0; k < count; ++k)
+        result.y[first + k] = result.divisors ? quotient<T>(sums[k], divisor) : narrow<T>(sums[k]);
+    }
+  });
+}
+
+// Every window of `planes` blocks of cells, each cell a run of `run` values.
+template <class F, class T>
+void forward(const T* x, const Result<F, T>& result, const Window& w, int64_t planes, int64_t run) {
+  if (w.outputs() == 0 || planes == 0 || run == 0) return;
+  const bool adaptive = w.d.adaptive() || w.h.adaptive() || w.w.adaptive();
+  const int64_t taps = w.w.adaptive() ? w.w.size / w.w.out : w.w.kernel;
+  const bool apart = w.w.adaptive() || 2 * w.w.stride >= w.w.kernel || w.w.out == 1;
+  // Large windows that overlap much take few steps in long rows.
+  const bool large = w.w.kernel + w.h.kernel + w.d.kernel > 16 && w.w.stride == 1 && w.w.out > 48;
+  if constexpr (F::Plain::kSums)
+    if (run == 1 && w.is_one_row()) return forward_global<F>(x, result, w, planes);
+  if (run == 1 && w.w.dilation == 1 && taps >= 48 && apart)
+    forward_long<F>(x, result, w, planes);
+  else if (run >= kLanes<T>)
+    forward_runs<F>(x, result, w, planes, run);
+  else if (adaptive || (2 * planes * run > kLanes<typename F::V> && !large))
+    forward_planes<F>(x, result, w, planes * run, run);
+  else
+    forward_rows<F>(x, result, w, planes * run, run);
 }
 
 }  // namespace poolkit

@@ -10,33 +10,25 @@
 namespace poolkit {
 namespace {
 
-// Where offsets go: uint8, uint16 and int32 tensors alike.
-struct Offsets {
-  void* data = nullptr;
-  ScalarType type = ScalarType::Byte;
-
-  template <class Lane>
-  void store(int64_t first, const Lane* taps, int64_t n) const {
-    dispatch_offsets(type, [&]<class O>() {
-      O* to = static_cast<O*>(data) + first;
-      for (int64_t i = 0; i < n; ++i) to[i] = O(taps[i]);
-    });
-  }
+// The types in which maxima are found. Half types are compared as integers if they can be, bytes
+// with offsets as two bytes, so that there is a value below all; offsets of large windows need
+// lanes of four bytes.
+template <class T, class Offset>
+struct MaxForms {
+  static constexpr bool kOffsets = !std::is_same_v<Offset, NoOffset>;
+  static constexpr bool kLarge = std::is_same_v<Offset, LargeOffset>;
+  using Large =
+      std::conditional_t<sizeof(T) >= 4, T, std::conditional_t<is_half<T>, float, int32_t>>;
+  using Small = std::conditional_t<is_half<T> || (sizeof(T) == 1 && kOffsets), int16_t, T>;
+  using Plain = std::conditional_t<kLarge, Large, Small>;
+  using Full = std::conditional_t<is_half<T>, float, Plain>;
+  using type = Forms<T, Max<Plain, Offset>, Max<Full, Offset>, Offset>;
 };
 
 template <class T, class Offset>
-void max_planes(const T* x, T* y, const Offsets& offsets, const Window& w, int64_t planes,
-                int64_t run) {
-  using R = Max<T, Offset>;
-  forward<R>(x, w, planes, run, y,
-             [&](const Strip& p, const T* values, const typename R::Lane* taps, int64_t pitch) {
-               if constexpr (R::kOffsets)
-                 for (int64_t r = 0; r < p.rows; ++r) {
-                   const int64_t to = p.first + r * p.pitch;
-                   if (pitch != p.pitch) std::copy_n(values + r * pitch, p.n(), y + to);
-                   offsets.store(to, taps + r * pitch, p.n());
-                 }
-             });
+void max_planes(const T* x, T* y, const Offsets& offsets, const Window& w, const Planes& in) {
+  using F = typename MaxForms<T, Offset>::type;
+  forward<F>(x, Result<F, T>{y, offsets, nullptr}, w, in.planes, in.run);
 }
 
 Tensor max_pool(const Tensor& x, std::vector<int64_t> window) {
@@ -48,8 +40,7 @@ Tensor max_pool(const Tensor& x, std::vector<int64_t> window) {
   Planes out = empty_planes(x, w.out, w.rank, runs, x.scalar_type());
   dispatch<kAllIntegers>(x.scalar_type(), "max_pool", [&]<class T>() {
     max_planes<T, NoOffset>(static_cast<const T*>(in.tensor.const_data_ptr()),
-                            static_cast<T*>(out.tensor.mutable_data_ptr()), {}, w, in.planes,
-                            in.run);
+                            static_cast<T*>(out.tensor.mutable_data_ptr()), {}, w, in);
   });
   return in_format(out.tensor, suggested, w.rank);
 }
@@ -67,7 +58,7 @@ std::tuple<Tensor, Tensor> max_pool_offsets(const Tensor& x, std::vector<int64_t
     const auto go = [&]<class Offset>() {
       max_planes<T, Offset>(static_cast<const T*>(in.tensor.const_data_ptr()),
                             static_cast<T*>(out.tensor.mutable_data_ptr()),
-                            {offsets.tensor.mutable_data_ptr(), type}, w, in.planes, in.run);
+                            {offsets.tensor.mutable_data_ptr(), type}, w, in);
     };
     if (type == ScalarType::Byte)
       go.template operator()<SmallOffset>();

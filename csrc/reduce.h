@@ -1,11 +1,7 @@
-// Reductions, and `fold`, the one loop that all forward kernels spend their time in.
+// Reductions: what becomes of the cells of a window.
 //
-// A reduction says what becomes of the cells of a window. It is applied to whole rows at once: fold
-// combines source rows element by element into an accumulator row, in order. Values of a row are
-// contiguous (or have a fixed step) and never interact, so the compiler makes SIMD code of the
-// loop; up to four sources are combined in registers before the accumulator is touched again. All
-// rows of a strip go in one call, and rows without gaps between them as one long row: planes of 7 x
-// 7 would otherwise spend their time on loop ends.
+// The schemes (rows.h, lanes.h) apply a reduction to whole vectors of windows at once. Here are
+// also the two loops for a window that is itself a long run of cells, as in global pooling.
 #pragma once
 
 #include <algorithm>
@@ -13,15 +9,8 @@
 #include <type_traits>
 #include <utility>
 
+#include "simd.h"
 #include "values.h"
-
-// The loop's rows do not overlap: no need to look for overlaps when it runs (gcc gives up at ten
-// pairs).
-#ifdef __clang__
-#define POOLKIT_INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
-#else
-#define POOLKIT_INDEPENDENT _Pragma("GCC ivdep")
-#endif
 
 namespace poolkit {
 
@@ -29,156 +18,36 @@ struct NoOffset {};
 struct SmallOffset {};  // up to 256 taps: stored as a byte
 struct LargeOffset {};  // stored as uint16 or int32
 
-template <int Bytes>
-using Unsigned = std::conditional_t<
-    Bytes == 1, uint8_t,
-    std::conditional_t<Bytes == 2, uint16_t, std::conditional_t<Bytes == 4, uint32_t, uint64_t>>>;
-
 // The maximum. With Small- or LargeOffset it also carries the number of the winning tap, in a lane
 // as wide as the value: comparisons of mixed widths would not become SIMD code.
 template <class T, class Offset>
 struct Max {
   using Element = T;
   using Value = T;
-  static constexpr bool kOffsets = !std::is_same_v<Offset, NoOffset>;
+  static constexpr bool kOffsets = !std::is_same_v<Offset, NoOffset>, kSums = false;
   static constexpr int kBytes = std::is_same_v<Offset, LargeOffset> ? 4 : 1;
   using Lane =
       std::conditional_t<kOffsets, Unsigned<(int(sizeof(T)) > kBytes ? int(sizeof(T)) : kBytes)>,
                          NoOffset>;
-  static T combine(T best, T v) { return beats(v, best) ? v : best; }
 };
+
+// Offsets travel beside values, or not at all.
+template <class L>
+L* lane(L* at, int64_t offset) {
+  if constexpr (std::is_same_v<std::remove_const_t<L>, NoOffset>)
+    return at;
+  else
+    return at + offset;
+}
 
 // The sum, in a type wide enough; avg_pool divides it.
 template <class T>
 struct Sum {
   using Element = T;
   using Value = Wide<T>;
-  static constexpr bool kOffsets = false;
+  static constexpr bool kOffsets = false, kSums = true;
   using Lane = NoOffset;
-  static Value combine(Value sum, Value v) { return sum + v; }
 };
-
-// A row to combine: its values, the offsets of these (null: all are 0), and what to add to those.
-template <class R>
-struct Source {
-  const typename R::Value* v;
-  const typename R::Lane* at = nullptr;
-  int64_t base = 0;
-};
-
-// Where rows of sources and of the accumulator are: `rows` of them, each of n values `step` apart.
-struct Shape {
-  int64_t n;
-  int64_t rows = 1, from_pitch = 0, to_pitch = 0;
-  int64_t step = 1;
-  bool spills = false;  // what follows a row in the accumulator may be overwritten; see fold
-  int64_t first = 0;    // the row to begin with
-};
-
-// K numbers the sources. Packs and not loops over them: the compiler must see separate pointers,
-// and straight code between them, to make SIMD code of the loop over i.
-template <class R, bool Init, bool Sub, int Step, size_t... K>
-void fold_some(const Source<R>* s, typename R::Value* to, typename R::Lane* to_at,
-               const Shape& shape, std::index_sequence<K...>) {
-  using V = typename R::Value;
-  using L = typename R::Lane;
-  const int64_t by = Step ? Step : shape.step, n = shape.n;
-  for (int64_t row = shape.first; row < shape.rows; ++row) {
-    const int64_t from = row * shape.from_pitch;
-    const V* const v[] = {s[K].v + from...};
-    V* __restrict acc = to + row * shape.to_pitch;
-    if constexpr (!R::kOffsets) {
-      POOLKIT_INDEPENDENT
-      for (int64_t i = 0; i < n; ++i) {
-        V best = Init ? v[0][i * by] : acc[i];
-        ((best = Init && K == 0 ? best : R::combine(best, v[K][i * by])), ...);
-        acc[i] = best;
-      }
-    } else {
-      const L* const o[] = {(Sub ? s[K].at + from : nullptr)...};
-      const L base[] = {L(s[K].base)...};
-      L* __restrict at = to_at + row * shape.to_pitch;
-      POOLKIT_INDEPENDENT
-      for (int64_t i = 0; i < n; ++i) {
-        V best = Init ? v[0][i * by] : acc[i];
-        L tap = Init ? L((Sub ? o[0][i] : L(0)) + base[0]) : at[i];
-        const auto meet = [&](V c, L c_tap) {
-          const bool wins = beats(c, best);
-          best = wins ? c : best;
-          tap = wins ? c_tap : tap;
-        };
-        ((Init && K == 0 ? void() : meet(v[K][i * by], L((Sub ? o[K][i] : L(0)) + base[K]))), ...);
-        acc[i] = best;
-        at[i] = tap;
-      }
-    }
-  }
-}
-
-template <class R, bool Sub, int Step, class F>
-void fold_exactly(int64_t count, const F& source, typename R::Value* acc, typename R::Lane* at,
-                  const Shape& shape) {
-  // Strides above 2 are rare, one loop serves them all; 3 x 3 windows are common.
-  constexpr int kMost = Step == 0 ? 1 : 4, kWhole = Step != 0 && !Sub ? 9 : kMost;
-  Source<R> s[kWhole];
-  for (int64_t done = 0; done < count;) {
-    const int64_t left = count - done;
-    const int some = done == 0 && left == kWhole ? kWhole : int(std::min<int64_t>(kMost, left));
-    for (int k = 0; k < some; ++k) s[k] = source(done + k);
-    const auto go = [&]<int N>() {
-      if (done == 0)
-        fold_some<R, true, Sub, Step>(s, acc, at, shape, std::make_index_sequence<N>());
-      else if constexpr (N <= kMost)
-        fold_some<R, false, Sub, Step>(s, acc, at, shape, std::make_index_sequence<N>());
-    };
-    if (some == 1) go.template operator()<1>();
-    if constexpr (kMost > 1) {
-      if (some == 2) go.template operator()<2>();
-      if (some == 3) go.template operator()<3>();
-      if (some == 4) go.template operator()<4>();
-    }
-    if constexpr (kWhole > kMost)
-      if (some == kWhole) go.template operator()<kWhole>();
-    done += some;
-  }
-}
-
-// acc = source(0) combined with source(1) ... source(count - 1), in order, over all of `shape`.
-// Sub: the sources carry offsets of their own.
-template <class R, bool Sub, class F>
-void fold(int64_t count, const F& source, typename R::Value* acc, typename R::Lane* at,
-          Shape shape) {
-  const auto run = [&](const Shape& s) {
-    if (s.step == 1) return fold_exactly<R, Sub, 1>(count, source, acc, at, s);
-    if constexpr (!Sub) {
-      if (s.step == 2) return fold_exactly<R, false, 2>(count, source, acc, at, s);
-      fold_exactly<R, false, 0>(count, source, acc, at, s);
-    }
-  };
-  if (shape.rows == 1 || (shape.from_pitch == shape.n * shape.step && shape.to_pitch == shape.n)) {
-    shape.n *= shape.rows, shape.rows = 1;  // rows without gaps are one long row
-    return run(shape);
-  }
-  // Loops over whole registers alone are several times faster on short rows. So where a row may
-  // spill into the next, which is written later, all rows but the last few are rounded up to
-  // registers. (Not with more than four sources, when the accumulator may be read back.)
-  constexpr int64_t kLanes = 64 / int64_t(sizeof(typename R::Value));
-  // (Loads of every second value read one register ahead, so gcc leaves the last value to the
-  // loop's end.)
-  const int64_t spill = (kLanes - shape.n % kLanes) % kLanes + (shape.step == 2);
-  if (shape.spills && spill > 0 && count <= 4 && shape.step <= 2) {
-    const int64_t exact = std::max((spill + shape.to_pitch - 1) / shape.to_pitch,
-                                   (spill * shape.step + shape.from_pitch - 1) / shape.from_pitch);
-    if (exact < shape.rows) {
-      Shape whole = shape;
-      whole.n += spill;
-      whole.rows -= exact;
-      run(whole);
-      shape.first = whole.rows;
-    }
-  }
-  run(shape);
-}
 
 // ---- one long run of cells to one value
 // -----------------------------------------------------------
@@ -213,6 +82,17 @@ int64_t winner(const T* p, int64_t n) {
   return i;
 }
 
+template <class T>
+[[gnu::always_inline]] inline Vec<Wide<T>> widen_vector(const T* p) {
+  using V = Wide<T>;
+  Vec<V> v{};
+  if constexpr (sizeof(T) == sizeof(V))
+    std::memcpy(&v, p, sizeof(v));
+  else
+    for (int k = 0; k < kLanes<V>; ++k) v[k] = widen(p[k]);
+  return v;
+}
+
 // The sum of n cells in independent lanes, which are added pairwise.
 template <class T>
 Wide<T> sum_run(const T* p, int64_t n) {
@@ -236,6 +116,38 @@ Wide<T> sum_run(const T* p, int64_t n) {
   for (int half = kLanes / 2; half > 0; half /= 2)
     for (int k = 0; k < half; ++k) lane[k] += lane[k + half];
   return lane[0] + rest;
+}
+
+// The sums of as many runs of n cells, one after the other, as a vector has lanes; n is at least
+// that. Each is added up in independent lanes, and a transposition adds these for all runs at once.
+template <class T>
+void sum_runs(const T* p, int64_t n, Wide<T>* sums) {
+  using V = Wide<T>;
+  constexpr int N = kLanes<V>;
+  // The last vector of a run overlaps the one before: of it only the lanes that are new count.
+  const int64_t old = (N - n % N) % N;
+  decltype(Vec<V>{} != Vec<V>{}) fresh{};
+  for (int k = 0; k < N; ++k) fresh[k] = -(k >= old);
+  Vec<V> total[N];
+  POOLKIT_UNROLL
+  for (int k = 0; k < N; ++k) {
+    const T* const from = p + k * n;
+    Vec<V> sum{};
+    int64_t i = 0;
+    if (n >= 16 * N) {  // long runs: four chains of additions
+      Vec<V> more[4] = {};
+      for (; i + 4 * N <= n; i += 4 * N)
+        for (int c = 0; c < 4; ++c) more[c] += widen_vector(from + i + c * N);
+      sum = (more[0] + more[1]) + (more[2] + more[3]);
+    }
+    for (; i + N <= n; i += N) sum += widen_vector(from + i);
+    if (old > 0) sum += fresh ? widen_vector(from + n - N) : Vec<V>{};
+    total[k] = sum;
+  }
+  transpose<V>(total);
+  for (int half = N / 2; half > 0; half /= 2)
+    for (int k = 0; k < half; ++k) total[k] += total[k + half];
+  store(sums, total[0]);
 }
 
 }  // namespace poolkit

@@ -1,18 +1,20 @@
 // The two adjoints on saved offsets: pick reads the cells that won, scatter adds gradients there.
 //
-// scatter, for one input row: for every output row that may name it, top to bottom, and for every
-// tap along the row, the gradient is kept where the offset equals that tap and is 0 elsewhere: a
-// compare with a constant, no index arithmetic, SIMD (backward.h has a drawing). Every cell is
-// written once, and its contributions are added in row-major order of the outputs, starting from 0:
-// torch's bits, for any number of threads.
-//
-// Windows that overlap so much that this would cost more than it saves, and adaptive ones, go plane
-// by plane instead: each output adds its gradient to the one cell that it names.
+// scatter has four ways, which all add the contributions of a cell in row-major order of the
+// outputs, starting from 0: torch's bits, for any number of threads.
+// - Windows of two columns side by side: each row of outputs fills its rows of cells (below).
+// - Channels, and many small planes: each cell gathers from the outputs that hold it (adjoint.h).
+// - Few planes: for every output row that may name an input row, and for every tap along it, the
+//   gradient is kept where the offset equals that tap (backward.h has a drawing).
+// - Windows that overlap so much that looking at all outputs of a cell would cost more than it
+// saves,
+//   and few outputs for many cells: each output adds to the one cell that it names.
 #include <memory>
 #include <vector>
 
+#include "adjoint.h"
 #include "backward.h"
-#include "reduce.h"
+#include "rows.h"
 
 namespace poolkit {
 namespace {
@@ -56,43 +58,49 @@ void scatter_rows(const T* g, const Offset* offsets, T* out, const Window& w, in
   });
 }
 
-// Channels-last: the cells of one input row, each a run of channels. Sums of half types need a
-// buffer of wider values, one block of channels at a time.
+// ---- windows of two columns, side by side
+// --------------------------------------------------------
+
+// Whether windows of two columns cut the plane into equal parts, so that all planes are one tall
+// one.
+bool halves(const Window& w) {
+  return w.d.identity() && w.h.tiles() && w.w.tiles() && w.w.kernel == 2 && w.w.stride == 2 &&
+         w.w.dilation == 1 && w.h.dilation == 1 && w.h.kernel == w.h.stride;
+}
+
+// Every row of outputs fills as many rows of cells as a window has, two cells for each output. What
+// a vector spills is written again by the rows that follow.
 template <class T, class Offset>
-void scatter_runs(const T* g, const Offset* offsets, T* out, const Window& w, int64_t planes,
-                  int64_t run) {
+void scatter_halves(const T* g, const Offset* offsets, T* out, const Window& w, int64_t planes) {
   using V = Wide<T>;
-  constexpr int64_t kBlock = 256;
-  const int64_t rows = w.d.size * w.h.size;
-  const int64_t cost =
-      w.w.size * run * (1 + w.w.kernel / w.w.stride) * (1 + w.h.kernel / w.h.stride);
-  const Axis& a = w.w;
-  parallel(planes * rows, cost, [&](int64_t item, int64_t end) {
-    V sum[kBlock];
-    for (; item < end; ++item) {
-      const int64_t plane = item / rows, d = item % rows / w.h.size, h = item % w.h.size;
-      const T* gp = g + plane * w.outputs() * run;
-      const Offset* op = offsets + plane * w.outputs() * run;
-      for (int64_t cell = 0; cell < a.size; ++cell) {
-        const int64_t lowest = a.lowest_output(cell), highest = a.highest_output(cell);
-        for (int64_t c = 0; c < run; c += kBlock) {
-          const int64_t n = std::min(kBlock, run - c);
-          std::fill_n(sum, n, V(0));
-          for_output_rows(w, d, h, [&](int64_t output_row, int64_t, int64_t, int64_t row_tap) {
-            for (int64_t i = lowest; i < highest; ++i) {
-              const int64_t t = a.tap(i, cell);
-              if (t < 0) continue;
-              const int64_t first = (output_row * a.out + i) * run + c;
-              const auto tap = Offset(row_tap + t);
-              for (int64_t k = 0; k < n; ++k)
-                sum[k] += op[first + k] == tap ? widen(gp[first + k]) : V(0);
-            }
-          });
-          T* to = out + (item * a.size + cell) * run + c;
-          for (int64_t k = 0; k < n; ++k) to[k] = narrow<T>(sum[k]);
+  constexpr int N = kLanes<V>;
+  const int64_t n = w.w.out, rows = planes * w.d.size * w.h.out, tall = w.h.kernel;
+  parallel(rows, 2 * tall * n, [=](int64_t begin, int64_t stop) {
+    const T* const end = out + stop * tall * 2 * n;
+    const int64_t last = rows * n;
+    T values[N] = {};
+    Offset taps[N] = {};
+    for (int64_t r = begin; r < stop; ++r)
+      for (int64_t t = 0; t < tall; ++t)
+        for (int64_t i = 0; i < n; i += N) {
+          const int64_t at = r * n + i, cells = 2 * (n - i);
+          const bool inside = at + N <= last;
+          if (!inside) std::copy_n(g + at, n - i, values), std::copy_n(offsets + at, n - i, taps);
+          Special<V> unused{};
+          const Vec<V> v = read<V>(inside ? g + at : values, unused);
+          const Offset* const from = inside ? offsets + at : taps;
+          // (Sums begin with 0: -0 becomes +0.)
+          const Vec<V> even = Vec<V>{} + chosen<V>(from, Offset(2 * t), v);
+          const Vec<V> odd = Vec<V>{} + chosen<V>(from, Offset(2 * t + 1), v);
+          T* const to = out + (r * tall + t) * 2 * n + 2 * i;
+          for (int half = 0; half < 2 && half * N < cells; ++half) {
+            if (end - to - half * N >= N)
+              write<T, V>(to + half * N, interleaved<V>(even, odd, half));
+            else
+              write_some<T, V>(to + half * N, interleaved<V>(even, odd, half),
+                               std::min<int64_t>(N, cells - half * N));
+          }
         }
-      }
-    }
   });
 }
 
@@ -134,145 +142,198 @@ void for_cells(const Offset* offsets, const Window& w, int64_t run, int64_t firs
   }
 }
 
-// Plane by plane: how far the cell of each offset is from the first cell of its window. What is no
-// tap of the window counts as its first: offsets come back from Python and are not trusted.
+// Plane by plane: where the tap that an offset names lies. Offsets come back from Python and are
+// not trusted: each is compared with the taps of its window that are real cells, on all axes at
+// once. Positions have a field per axis whose highest bit guards it: a difference that is negative
+// on some axis sets that bit.
+constexpr int kField = 21;
+constexpr uint64_t kGuards = (uint64_t(1) << (3 * kField - 1)) | (uint64_t(1) << (2 * kField - 1)) |
+                             (uint64_t(1) << (kField - 1));
+constexpr int64_t kFarthest = (int64_t(1) << (kField - 1)) - 1;
+
+constexpr uint64_t fields(int64_t d, int64_t h, int64_t w) {
+  return uint64_t(d) << (2 * kField) | uint64_t(h) << kField | uint64_t(w);
+}
+
+struct Tap {
+  int64_t distance = 0;  // in cells, from the first cell of the window
+  uint64_t position = fields(kFarthest, kFarthest, kFarthest);  // of no window
+};
+
 template <class Offset>
-class Distances {
+class Taps {
  public:
-  explicit Distances(const Window& w) : w_(w) {
+  explicit Taps(const Window& w) : w_(w) {
     if constexpr (sizeof(Offset) <= 2) {
-      table_.assign(size_t(1) << (8 * sizeof(Offset)), 0);
-      for (int64_t tap = 0; tap < w.taps(); ++tap) table_[tap] = distance(tap);
+      table_.resize(size_t(1) << (8 * sizeof(Offset)));
+      for (int64_t tap = 0; tap < std::min(w.taps(), int64_t(table_.size())); ++tap)
+        table_[size_t(tap)] = find(tap);
+    }
+    if constexpr (sizeof(Offset) == 1) {
+      std::fill_n(distances_, 256, -1);
+      for (int64_t tap = 0; tap < std::min<int64_t>(w.taps(), 256); ++tap)
+        distances_[tap] = table_[size_t(tap)].distance;
     }
   }
-  int64_t operator[](Offset offset) const {
+  // The distance alone, or -1.
+  int64_t distance(Offset offset) const {
+    if constexpr (sizeof(Offset) == 1) return distances_[offset];
+    const Tap tap = (*this)[offset];
+    return tap.position == Tap().position ? -1 : tap.distance;
+  }
+  Tap operator[](Offset offset) const {
     if constexpr (sizeof(Offset) <= 2)
       return table_[offset];
     else
-      return offset < 0 || offset >= w_.taps() ? 0 : distance(offset);
+      return offset < 0 || offset >= w_.taps() ? Tap() : find(offset);
   }
 
  private:
-  int64_t distance(int64_t tap) const {
-    const int64_t tw = tap % w_.w.kernel, th = tap / w_.w.kernel % w_.h.kernel;
-    const int64_t td = tap / w_.w.kernel / w_.h.kernel;
-    return (td * w_.d.dilation * w_.h.size + th * w_.h.dilation) * w_.w.size + tw * w_.w.dilation;
+  Tap find(int64_t tap) const {
+    const int64_t w = tap % w_.w.kernel, h = tap / w_.w.kernel % w_.h.kernel;
+    const int64_t d = tap / w_.w.kernel / w_.h.kernel;
+    return {(d * w_.d.dilation * w_.h.size + h * w_.h.dilation) * w_.w.size + w * w_.w.dilation,
+            fields(d, h, w)};
   }
   const Window& w_;
-  std::vector<int64_t> table_;
+  std::vector<Tap> table_;
+  int64_t distances_[sizeof(Offset) == 1 ? 256 : 1];
 };
 
-// The first cell of every window of a plane, or nothing where the table would be large.
-inline std::vector<int64_t> corners_of(const Window& w) {
-  std::vector<int64_t> corners;
-  if (w.outputs() > 1 << 14) return corners;
-  corners.reserve(size_t(w.outputs()));
-  for (int64_t d = 0; d < w.d.out; ++d)
-    for (int64_t h = 0; h < w.h.out; ++h) {
-      const int64_t row = (w.d.start(d) * w.h.size + w.h.start(h)) * w.w.size;
-      for (int64_t i = 0; i < w.w.out; ++i) corners.push_back(row + w.w.start(i));
-    }
-  return corners;
+// The first cell of a window, and the first and the last of its taps that are real cells. Those of
+// a row and of a column add up.
+struct Corner {
+  int64_t cell = 0;
+  uint64_t first = 0, last = 0;
+
+  Corner(const Axis& a, int64_t i, int64_t cells_per_step, int field) {
+    const int64_t low = a.first(i), high = a.last(i);
+    cell = a.start(i) * cells_per_step;
+    // A window without a cell: no tap comes after its first.
+    first = uint64_t(low < high ? low : kFarthest) << (field * kField);
+    last = uint64_t(low < high ? high - 1 : 0) << (field * kField);
+  }
+  Corner operator+(const Corner& o) const {
+    Corner sum = *this;
+    sum.cell += o.cell, sum.first += o.first, sum.last += o.last;
+    return sum;
+  }
+  bool holds(const Tap& t) const {
+    return (((t.position - first) | (last - t.position)) & kGuards) == 0;
+  }
+};
+
+// What all windows of one column have in common.
+inline std::vector<Corner> columns_of_taps(const Window& w) {
+  std::vector<Corner> columns;
+  for (int64_t i = 0; i < w.w.out; ++i) columns.emplace_back(w.w, i, 1, 0);
+  return columns;
 }
 
-// One contiguous plane: every output adds to the one cell that it names.
-template <class T, class Offset>
-void scatter_plane(const T* g, const Offset* offsets, Wide<T>* sum, const Window& w,
-                   const Distances<Offset>& distances, const std::vector<int64_t>& corners) {
-  const auto cells = uint64_t(w.cells());
-  std::fill_n(sum, cells, Wide<T>(0));
-  const auto add = [&](int64_t corner, int64_t i) {
-    const auto cell = uint64_t(corner + distances[offsets[i]]);
-    if (cell < cells) sum[cell] += widen(g[i]);  // a negative number is a huge one here
-  };
-  if (!corners.empty()) {
-    const int64_t* const corner = corners.data();
-    for (int64_t i = 0, n = int64_t(corners.size()); i < n; ++i) add(corner[i], i);
-    return;
-  }
-  const int64_t before = w.w.before, stride = w.w.stride;
+// Calls f(d, h, number of the row's first output, corner) for each row of outputs.
+template <class F>
+void for_rows(const Window& w, const F& f) {
   for (int64_t d = 0; d < w.d.out; ++d)
-    for (int64_t h = 0; h < w.h.out; ++h, g += w.w.out, offsets += w.w.out) {
-      const int64_t row = (w.d.start(d) * w.h.size + w.h.start(h)) * w.w.size;
-      if (w.w.adaptive())
-        for (int64_t i = 0; i < w.w.out; ++i) add(row + w.w.start(i), i);
-      else
-        for (int64_t i = 0; i < w.w.out; ++i) add(row - before + i * stride, i);
-    }
+    for (int64_t h = 0; h < w.h.out; ++h)
+      f(d, h, (d * w.h.out + h) * w.w.out,
+        Corner(w.d, d, w.h.size * w.w.size, 2) + Corner(w.h, h, w.w.size, 1));
+}
+
+// P contiguous planes at a time: every output adds to the one cell that it names. An addition waits
+// for the one before if both go to one cell, as neighbours often do; other planes fill the time.
+template <int P, class T, class Offset>
+void scatter_plane(const T* g, const Offset* offsets, Wide<T>* sum, const Window& w,
+                   const Taps<Offset>& taps, const std::vector<Corner>& columns) {
+  const int64_t cells = w.cells(), outputs = w.outputs(), n = w.w.out;
+  const int64_t inner = w.w.inner_begin(), outer = w.w.inner_end();
+  const auto inside = [](const Axis& a, int64_t i) {
+    return a.inner_begin() <= i && i < a.inner_end();
+  };
+  std::fill_n(sum, P * cells, Wide<T>(0));
+  for_rows(w, [&](int64_t d, int64_t h, int64_t first, const Corner& row) {
+    const auto checked = [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const Corner corner = row + columns[size_t(i)];
+        for (int p = 0; p < P; ++p) {
+          const Tap tap = taps[offsets[first + i + p * outputs]];
+          if (corner.holds(tap))
+            sum[corner.cell + tap.distance + p * cells] += widen(g[first + i + p * outputs]);
+        }
+      }
+    };
+    if (w.w.adaptive() || !inside(w.d, d) || !inside(w.h, h)) return checked(0, n);
+    checked(0, inner);
+    // Windows of real cells alone: any tap will do.
+    const T* const from = g + first;
+    const Offset* const at = offsets + first;
+    Wide<T>* const corner = sum + row.cell - w.w.before;
+    const int64_t stride = w.w.stride;
+    for (int64_t i = inner; i < outer; ++i)
+      for (int p = 0; p < P; ++p)
+        if (const int64_t distance = taps.distance(at[i + p * outputs]); distance >= 0)
+          corner[i * stride + distance + p * cells] += widen(from[i + p * outputs]);
+    checked(outer, n);
+  });
 }
 
 // `n` channels of a channels-last plane, whose cells are `step` apart in `sum` and `run` in g.
 template <class T, class Offset>
 void scatter_channels(const T* g, const Offset* offsets, Wide<T>* sum, int64_t step,
-                      const Window& w, int64_t run, int64_t n, const Distances<Offset>& distances) {
-  using V = Wide<T>;
-  using L = Unsigned<(sizeof(V) > sizeof(Offset) ? sizeof(V) : sizeof(Offset))>;
-  constexpr int64_t kBlock = 128;
+                      const Window& w, int64_t run, int64_t n, const Taps<Offset>& taps,
+                      const std::vector<Corner>& columns) {
   const int64_t cells = w.cells();
-  for (int64_t i = 0; i < cells; ++i) std::fill_n(sum + i * step, n, V(0));
-  // With few taps it is faster to try each on all channels than to look up each channel's cell.
-  const bool tries = w.taps() <= 16 && n >= 16;
-  for (int64_t row = 0; row < w.d.out * w.h.out; ++row) {
-    const int64_t d = row / w.h.out, h = row % w.h.out;
-    const int64_t corner = (w.d.start(d) * w.h.size + w.h.start(h)) * w.w.size;
+  for (int64_t i = 0; i < cells; ++i) std::fill_n(sum + i * step, n, Wide<T>(0));
+  for_rows(w, [&](int64_t, int64_t, int64_t first, const Corner& row) {
     for (int64_t i = 0; i < w.w.out; ++i) {
-      const T* const gi = g + (row * w.w.out + i) * run;
-      const Offset* const oi = offsets + (row * w.w.out + i) * run;
-      const int64_t base = corner + w.w.start(i);
-      if (!tries) {
-        for (int64_t c = 0; c < n; ++c) {
-          const int64_t cell = base + distances[oi[c]];
-          if (uint64_t(cell) < uint64_t(cells)) sum[cell * step + c] += widen(gi[c]);
-        }
-        continue;
-      }
-      for (int64_t c = 0; c < n; c += kBlock) {
-        const int64_t m = std::min(kBlock, n - c);
-        V values[kBlock];
-        L taps[kBlock];
-        widen_values(gi + c, values, m);
-        for (int64_t k = 0; k < m; ++k) taps[k] = L(oi[c + k]);
-        for (int64_t td = w.d.first(d); td < w.d.last(d); ++td)
-          for (int64_t th = w.h.first(h); th < w.h.last(h); ++th)
-            for (int64_t tw = w.w.first(i); tw < w.w.last(i); ++tw) {
-              const int64_t tap = (td * w.h.kernel + th) * w.w.kernel + tw;
-              add_chosen(sum + (base + distances[Offset(tap)]) * step + c, values, taps, L(tap), m);
-            }
+      const Corner corner = row + columns[size_t(i)];
+      const int64_t at = (first + i) * run;
+      for (int64_t c = 0; c < n; ++c) {
+        const Tap tap = taps[offsets[at + c]];
+        if (corner.holds(tap)) sum[(corner.cell + tap.distance) * step + c] += widen(g[at + c]);
       }
     }
-  }
+  });
 }
 
 // `width` channels of a plane at a time; half types are summed in a plane of wider values.
 template <class T, class Offset>
-void scatter_planes(const T* g, const Offset* offsets, T* out, const Window& w, int64_t planes,
-                    int64_t run, int64_t width) {
+void scatter_by_planes(const T* g, const Offset* offsets, T* out, const Window& w, int64_t planes,
+                       int64_t run, int64_t width) {
   using V = Wide<T>;
   constexpr bool kConverts = !std::is_same_v<T, V>;
   const int64_t blocks = (run + width - 1) / width, cells = w.cells();
-  const Distances<Offset> distances(w);
-  const std::vector<int64_t> corners = run == 1 ? corners_of(w) : std::vector<int64_t>();
-  parallel(planes * blocks, (cells + 4 * w.outputs()) * width, [&](int64_t item, int64_t stop) {
-    std::unique_ptr<V[]> sums(kConverts ? new V[cells * width] : nullptr);
-    for (; item < stop; ++item) {
-      const int64_t plane = item / blocks, c0 = item % blocks * width;
-      const int64_t n = std::min(width, run - c0), first = plane * w.outputs() * run + c0;
-      T* const to = out + plane * cells * run + c0;
-      V* sum;
-      int64_t step = run;
-      if constexpr (kConverts)
-        sum = sums.get(), step = width;
-      else
-        sum = to;
-      if (run == 1)
-        scatter_plane(g + first, offsets + first, sum, w, distances, corners);
-      else
-        scatter_channels(g + first, offsets + first, sum, step, w, run, n, distances);
-      if constexpr (kConverts)
-        for (int64_t i = 0; i < cells; ++i)
-          for (int64_t c = 0; c < n; ++c) to[i * run + c] = narrow<T>(sum[i * step + c]);
-    }
-  });
+  const Taps<Offset> taps(w);
+  const std::vector<Corner> columns = columns_of_taps(w);
+  // Planes go four at a time while they last.
+  const int64_t group = run == 1 && planes >= 4 * torch::stable::get_num_threads() ? 4 : 1;
+  const int64_t groups = (planes + group - 1) / group;
+  parallel(groups * blocks, group * (cells + 4 * w.outputs()) * width,
+           [&](int64_t item, int64_t stop) {
+             std::unique_ptr<V[]> sums(kConverts ? new V[group * cells * width] : nullptr);
+             for (; item < stop; ++item) {
+               const int64_t plane = item / blocks * group, c0 = item % blocks * width;
+               const int64_t n = std::min(width, run - c0), first = plane * w.outputs() * run + c0;
+               const int64_t count = std::min(group, planes - plane);
+               T* const to = out + plane * cells * run + c0;
+               V* sum;
+               int64_t step = run;
+               if constexpr (kConverts)
+                 sum = sums.get(), step = width;
+               else
+                 sum = to;
+               if (run != 1)
+                 scatter_channels(g + first, offsets + first, sum, step, w, run, n, taps, columns);
+               else if (count == 4)
+                 scatter_plane<4>(g + first, offsets + first, sum, w, taps, columns);
+               else
+                 for (int64_t p = 0; p < count; ++p)
+                   scatter_plane<1>(g + first + p * w.outputs(), offsets + first + p * w.outputs(),
+                                    sum + p * cells, w, taps, columns);
+               if constexpr (kConverts)
+                 for (int64_t i = 0; i < cells * (run == 1 ? count : 1); ++i)
+                   for (int64_t c = 0; c < n; ++c) to[i * run + c] = narrow<T>(sum[i * step + c]);
+             }
+           });
 }
 
 // ---- operators
@@ -288,12 +349,11 @@ Tensor scatter(const Tensor& g, const Tensor& offsets, std::vector<int64_t> wind
   Planes out = empty_planes(g, w.in, w.rank, runs, g.scalar_type());
   // Row by row pays where every cell belongs to one window and rows are long, or where there are
   // too few planes to keep the threads busy otherwise.
-  const int64_t threads = torch::stable::get_num_threads();
+  const int64_t threads = torch::stable::get_num_threads(), planes = out.planes * out.run;
   const bool adaptive = w.d.adaptive() || w.h.adaptive() || w.w.adaptive();
   const bool possible = !adaptive && w.w.stride <= kMaxPhases && outputs_per_cell(w) <= 32;
-  const bool few = out.planes * ((out.run + 15) / 16) < threads;
-  const bool by_rows =
-      possible && (few || (out.run == 1 && outputs_per_cell(w) == 1 && w.w.out >= 32));
+  const bool by_rows = possible && out.run == 1 &&
+                       (out.planes < threads || (outputs_per_cell(w) == 1 && w.w.out >= 32));
   // Channels are shared among the threads where batches are few.
   const int64_t parts = std::min((2 * threads + out.planes - 1) / std::max<int64_t>(1, out.planes),
                                  (out.run + 15) / 16);
@@ -303,12 +363,18 @@ Tensor scatter(const Tensor& g, const Tensor& offsets, std::vector<int64_t> wind
       const auto* gp = static_cast<const T*>(in.tensor.const_data_ptr());
       const auto* op = static_cast<const Offset*>(at.tensor.const_data_ptr());
       auto* to = static_cast<T*>(out.tensor.mutable_data_ptr());
-      if (!by_rows)
-        scatter_planes(gp, op, to, w, out.planes, out.run, std::min(width, out.run));
-      else if (out.run == 1)
+      if (out.run == 1 && halves(w)) return scatter_halves(gp, op, to, w, out.planes);
+      // Channels gather; planes do where that many cells would not wait for few outputs.
+      if constexpr (sizeof(Offset) <= sizeof(Wide<T>)) {
+        const bool runs = out.run >= kLanes<Wide<T>>;
+        const bool lanes = 2 * w.outputs() > w.cells() && 2 * planes > kLanes<Wide<T>>;
+        if (gathers(w) && (runs || lanes))
+          return Adjoint<T, Offset>(gp, op, to, w, planes, out.run, nullptr)(!runs);
+      }
+      if (by_rows)
         scatter_rows(gp, op, to, w, out.planes);
       else
-        scatter_runs(gp, op, to, w, out.planes, out.run);
+        scatter_by_planes(gp, op, to, w, out.planes, out.run, std::min(width, out.run));
     });
   });
   return in_format(out.tensor, w.channels_last, w.rank);

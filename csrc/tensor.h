@@ -7,6 +7,10 @@
 #include <torch/headeronly/core/MemoryFormat.h>
 #include <torch/headeronly/core/ScalarType.h>
 
+#if __has_include(<sys/mman.h>)
+#include <sys/mman.h>
+#endif
+
 #include <cstdint>
 #include <utility>
 #include <vector>
@@ -70,16 +74,31 @@ inline void check_extents(const Tensor& t, const int64_t* extents, int rank) {
   STD_TORCH_CHECK(fits, "poolkit: the tensor does not have the extents of the window");
 }
 
+// Asks for huge pages for a large result. Memory that comes fresh from the system costs a fault per
+// page when it is written first, which takes longer than pooling does.
+inline void prefer_huge_pages([[maybe_unused]] const Tensor& t) {
+#ifdef MADV_HUGEPAGE
+  constexpr uintptr_t kHuge = 2 << 20;
+  const auto bytes = uintptr_t(t.numel()) * uintptr_t(t.element_size());
+  if (bytes < 2 * kHuge) return;
+  const auto begin = (uintptr_t(t.data_ptr()) + kHuge - 1) / kHuge * kHuge;
+  const auto end = (uintptr_t(t.data_ptr()) + bytes) / kHuge * kHuge;
+  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#endif
+}
+
 inline Planes empty_planes(const Tensor& like, const int64_t* extents, int rank, bool channels_last,
                            ScalarType dtype) {
   int64_t sizes[5];
   const int64_t dim = like.dim();
   for (int64_t i = 0; i < dim; ++i)
     sizes[i] = i < dim - rank ? like.size(i) : extents[i - (dim - rank)];
-  if (channels_last)
-    return planes_of(torch::stable::empty({sizes, size_t(dim)}, dtype, std::nullopt, std::nullopt,
-                                          std::nullopt, format_of(true, dim)),
-                     true, rank);
+  if (channels_last) {
+    Tensor t = torch::stable::empty({sizes, size_t(dim)}, dtype, std::nullopt, std::nullopt,
+                                    std::nullopt, format_of(true, dim));
+    prefer_huge_pages(t);
+    return planes_of(std::move(t), true, rank);
+  }
   // The dispatcher would double the cost of a call on a tiny tensor.
   int64_t strides[5];
   for (int64_t i = dim - 1, stride = 1; i >= 0; stride *= std::max<int64_t>(1, sizes[i--])) {
@@ -90,7 +109,9 @@ inline Planes empty_planes(const Tensor& like, const int64_t* extents, int rank,
   AtenTensorHandle handle;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(dim, sizes, strides, int32_t(dtype),
                                                          aoti_torch_device_type_cpu(), 0, &handle));
-  return planes_of(Tensor(handle), false, rank);
+  Tensor t(handle);
+  prefer_huge_pages(t);
+  return planes_of(std::move(t), false, rank);
 }
 
 // (C, D, H, W) is a 4-D tensor without a batch: it may look channels-last, but its axis 1 is no

@@ -88,6 +88,14 @@ struct Axis {
   }
 };
 
+// With stride 1 the outputs that hold a cell are a window of stride 1 themselves, turned about.
+inline bool turns(const Axis& a) { return !a.adaptive() && a.stride == 1 && a.extent() > a.before; }
+
+inline Axis turned(const Axis& a) {
+  const int64_t before = a.extent() - 1 - a.before;
+  return {a.out, a.size, a.kernel, 1, before, a.size - 1 + a.extent() - a.out - before, a.dilation};
+}
+
 struct Window {
   Axis d, h, w;
   int rank = 0;                // spatial axes of the tensor

@@ -318,6 +318,38 @@ class _AvgPoolBackwardForward(_AvgPoolBackward):
         return avg_pool_backward(t, ctx.window)
 
 
+class _MaxPoolEager(Function):
+    """`_MaxPool` where neither a transform nor a forward derivative is under way, at half the cost.
+
+    Offsets are no output but a stored tensor; ``kept`` takes them for who wants to see them.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, window: Packed, kept: list[Tensor]) -> Tensor:
+        values, offsets = _raw_max_pool_offsets(x, window)
+        ctx.window = window
+        ctx.save_for_backward(offsets)
+        kept.append(offsets)
+        return values
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        return scatter(g, ctx.saved_tensors[0], ctx.window), None, None
+
+
+class _AvgPoolEager(Function):
+    """`_AvgPool` where neither a transform nor a forward derivative is under way."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, window: Packed) -> Tensor:
+        ctx.window = window
+        return _raw_avg_pool(x, window)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        return avg_pool_backward(g, ctx.window), None
+
+
 transforms_active: Callable[[], bool] = torch._C._are_functorch_transforms_active  # noqa: SLF001  no public name
 
 
@@ -338,6 +370,20 @@ _direct_apply: dict[type[Function], Callable[..., Any]] = {
         _AvgPoolBackwardForward,
     )
 }
+
+
+_max_pool_eager = _direct(_MaxPoolEager)
+_avg_pool_eager = _direct(_AvgPoolEager)
+
+
+def _is_eager(x: Tensor) -> bool:
+    """Whether nothing but reverse mode is under way, and ``x`` is contiguous, the usual case."""
+    return (
+        fwad._current_level < 0  # noqa: SLF001  no public name
+        and x.is_contiguous()
+        and not torch.compiler.is_compiling()
+        and not transforms_active()
+    )
 
 
 def _apply(plain: Any, cls: Any, *args: Any) -> Any:
@@ -427,6 +473,9 @@ def max_pool(x: Tensor, window: Window) -> Tensor:
     """The maxima alone; offsets are kept only for a backward pass."""
     if not differentiates(x):
         return _raw_max_pool(x, window.packed)
+    if _is_eager(x):
+        values: Tensor = _max_pool_eager(x, _wanted(x, window), [])
+        return values
     return max_pool_offsets(x, window)[0]
 
 
@@ -435,6 +484,10 @@ def max_pool_offsets(x: Tensor, window: Window) -> tuple[Tensor, Tensor]:
     if not differentiates(x):
         return _raw_max_pool_offsets(x, window.packed)
     packed = _wanted(x, window)
+    if _is_eager(x):
+        kept: list[Tensor] = []
+        values: Tensor = _max_pool_eager(x, packed, kept)
+        return values, kept[0]
 
     def pooled(x: Tensor) -> tuple[Tensor, Tensor]:
         both: tuple[Tensor, Tensor] = _apply(_MaxPool, _MaxPoolForward, x, packed)
@@ -448,6 +501,9 @@ def avg_pool(x: Tensor, window: Window) -> Tensor:
     if not differentiates(x):
         return _raw_avg_pool(x, window.packed)
     packed = _wanted(x, window)
+    if _is_eager(x):
+        eager: Tensor = _avg_pool_eager(x, packed)
+        return eager
 
     def pooled(x: Tensor) -> Tensor:
         averages: Tensor = _apply(_AvgPool, _AvgPoolForward, x, packed)

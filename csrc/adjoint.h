@@ -1,0 +1,338 @@
+// Backward over vectors: each cell of the input gathers from the outputs that hold it.
+//
+// The mirror of lanes.h. Vectors are channels (channels-last), or as many contiguous planes as
+// there are lanes, transposed in cache. For one input cell the outputs that hold it are visited in
+// row-major order; the gradient of each is added where its offset names the cell (max), or divided
+// (average). Every cell is written once, and its sum begins with 0: torch's bits, for any number of
+// threads, and no two threads ever write the same cell.
+//
+// Offsets come back from Python and are not trusted: they are only compared, never followed.
+#pragma once
+
+#include <algorithm>
+#include <vector>
+
+#include "divisors.h"
+#include "lanes.h"
+
+namespace poolkit {
+
+// For each cell of an axis, the outputs that hold it, and by which tap.
+class Holders {
+ public:
+  struct Holder {
+    int64_t output, tap;
+  };
+
+  explicit Holders(const Axis& a) {
+    begins_.reserve(size_t(a.size + 1));
+    for (int64_t c = 0; c < a.size; ++c) {
+      begins_.push_back(int64_t(holders_.size()));
+      const int64_t end = a.highest_output(c);
+      for (int64_t o = a.lowest_output(c); o < end; ++o)
+        if (const int64_t tap = a.tap(o, c); tap >= 0) holders_.push_back({o, tap});
+    }
+    begins_.push_back(int64_t(holders_.size()));
+  }
+  const Holder* begin(int64_t cell) const { return holders_.data() + begins_[size_t(cell)]; }
+  const Holder* end(int64_t cell) const { return holders_.data() + begins_[size_t(cell) + 1]; }
+
+ private:
+  std::vector<int64_t> begins_;
+  std::vector<Holder> holders_;
+};
+
+// The outputs [low, high) that hold cells [begin, end) of an axis; those between may hold none.
+inline std::pair<int64_t, int64_t> outputs_of(const Axis& a, int64_t begin, int64_t end) {
+  const int64_t low = std::min(a.lowest_output(begin), a.out);
+  return {low, std::max(low, a.highest_output(end - 1))};
+}
+
+// V: what gradients are summed in. O: the type of offsets, or NoOffset for an average.
+template <class T, class O>
+class Adjoint {
+  using V = Wide<T>;
+  static constexpr bool kChosen = !std::is_same_v<O, NoOffset>;
+  static constexpr int N = kLanes<V>;
+  static constexpr bool kBytes = kComparesBytes<V, O>;
+  static_assert(!kChosen || sizeof(O) <= sizeof(V));
+
+ public:
+  // `planes` counts planes of single values.
+  Adjoint(const T* g, const O* offsets, T* out, const Window& w, int64_t planes, int64_t run,
+          const Divisors<V>* divisors)
+      : g_(g),
+        offsets_(offsets),
+        out_(out),
+        w_(w),
+        planes_(planes),
+        run_(run),
+        divisors_(divisors),
+        d_(w.d),
+        h_(w.h),
+        c_(w.w) {}
+
+  // Shares the work out: planes as lanes, or channels as they are.
+  void operator()(bool lanes) const {
+    // Several vectors of planes at a time: one addition waits for the one before it.
+    const bool bytes = kBytes && (lanes ? planes_ : run_) >= 4 * N;
+    const int64_t group = bytes ? 4 * N : planes_ >= 8 * N ? 2 * N : N;
+    const int64_t width = lanes ? group : run_;
+    const int64_t most = std::max<int64_t>(1, kCache / (width * int64_t(sizeof(V))));
+    const int64_t units = lanes ? (planes_ + group - 1) / group : planes_ / run_;
+    const int64_t threads = torch::stable::get_num_threads();
+    int64_t columns = std::min(w_.w.size, most);
+    int64_t rows = std::clamp<int64_t>(most / columns, 1, w_.h.size);
+    // Neighbouring blocks read the same outputs where windows overlap.
+    rows = std::clamp<int64_t>(rows, std::min(w_.h.size, 2 * w_.h.extent()), w_.h.size);
+    while (rows > 1 && units * w_.d.size * ((w_.h.size + rows - 1) / rows) < 4 * threads)
+      rows = (rows + 1) / 2;
+    const int64_t hs = (w_.h.size + rows - 1) / rows, ws = (w_.w.size + columns - 1) / columns;
+    rows = (w_.h.size + hs - 1) / hs;
+    // Channels are shared out only where there is too little else.
+    int64_t parts = 1, part = width;
+    if (!lanes && units * w_.d.size * hs * ws < 4 * threads) {
+      part = std::max<int64_t>(4 * N, run_ / (4 * threads) / (4 * N) * (4 * N));
+      parts = std::max<int64_t>(1, run_ / part);
+      if (parts == 1) part = width;
+    }
+    const int64_t cost = rows * columns * part;
+    parallel(units * w_.d.size * hs * ws * parts, cost, [&](int64_t item, int64_t stop) {
+      Scratch scratch;
+      for (; item < stop; ++item) {
+        int64_t rest = item;
+        const int64_t p = rest % parts;
+        rest /= parts;
+        Block b;
+        b.w0 = rest % ws * columns, rest /= ws;
+        b.h0 = rest % hs * rows, rest /= hs;
+        b.d0 = rest % w_.d.size, rest /= w_.d.size;
+        b.d1 = b.d0 + 1, b.h1 = std::min(w_.h.size, b.h0 + rows);
+        b.w1 = std::min(w_.w.size, b.w0 + columns);
+        if (b.h0 >= b.h1) continue;
+        b.plane = lanes ? rest * group : rest;
+        b.planes = lanes ? std::min<int64_t>(group, planes_ - b.plane) : 1;
+        const int64_t first = p * part, n = p + 1 == parts ? run_ - first : part;
+        if (bytes) {
+          if constexpr (kBytes)
+            lanes ? by_planes<4, O>(b, scratch) : by_channels<O>(b, first, n, scratch);
+        } else {
+          using L = std::conditional_t<kChosen, Unsigned<sizeof(V)>, NoOffset>;
+          if (!lanes)
+            by_channels<L>(b, first, n, scratch);
+          else if (group > N)
+            by_planes<2, L>(b, scratch);
+          else
+            by_planes<1, L>(b, scratch);
+        }
+      }
+    });
+  }
+
+ private:
+  static constexpr int64_t kCache = 96 << 10;
+
+  // Gradients and offsets of a row of outputs, and the first tap by which it holds the cells.
+  struct Row {
+    const V* g;
+    const void* offsets;
+    int64_t tap;
+  };
+  struct Scratch {
+    Buffer<V> g, sums, taps;  // taps of L: bytes, or as wide as V
+    std::vector<Row> rows;
+  };
+  // Outputs in memory: (d, h, i) is at (d * slice + h * row + i * cell) - origin.
+  template <class L>
+  struct Held {
+    const V* g;
+    const L* taps;
+    int64_t origin, slice, row, cell;
+  };
+  // The outputs that a block of cells asks for, staged: cells `width` values wide.
+  struct Outputs {
+    int64_t d0, d1, h0, h1, w0, w1, width;
+
+    int64_t columns() const { return w1 - w0; }
+    int64_t line() const { return columns() * width; }
+    int64_t size() const { return (d1 - d0) * (h1 - h0) * line(); }
+    int64_t at(int64_t d, int64_t h) const { return ((d - d0) * (h1 - h0) + h - h0) * line(); }
+  };
+
+  Outputs outputs_for(const Block& b, int64_t width) const {
+    const auto [d0, d1] = outputs_of(w_.d, b.d0, b.d1);
+    const auto [h0, h1] = outputs_of(w_.h, b.h0, b.h1);
+    const auto [w0, w1] = outputs_of(w_.w, b.w0, b.w1);
+    return {d0, d1, h0, h1, w0, w1, width};
+  }
+
+  void divide(const Outputs& o, int64_t d, int64_t h, V* line) const {
+    if (divisors_) divisors_->divide_cells(line, d, h, o.w0, o.w1, o.width, o.width);
+  }
+
+  // The sums of one row of cells, `width` values wide.
+  template <int U, class L>
+  void add_row(const Held<L>& held, int64_t d, int64_t h, int64_t w0, int64_t w1, int64_t width,
+               std::vector<Row>& rows, V* to, int64_t pitch) const {
+    rows.clear();
+    for (auto* od = d_.begin(d); od != d_.end(d); ++od)
+      for (auto* oh = h_.begin(h); oh != h_.end(h); ++oh) {
+        const int64_t at = od->output * held.slice + oh->output * held.row - held.origin;
+        rows.push_back(
+            {held.g + at, lane(held.taps, at), (od->tap * w_.h.kernel + oh->tap) * w_.w.kernel});
+      }
+    for (int64_t c = w0; c < w1; ++c, to += pitch) {
+      const auto *const begin = c_.begin(c), *const end = c_.end(c);
+      for (int64_t k = 0; k < width; k += U * N) {
+        k = std::min(k, width - U * N);  // the last step overlaps the one before
+        Vec<V> sum[U] = {};
+        for (const Row& row : rows)
+          for (auto* holder = begin; holder != end; ++holder) {
+            const int64_t at = holder->output * held.cell + k;
+            if constexpr (kChosen)
+              add_where<U, V, L>(sum, static_cast<const L*>(row.offsets) + at,
+                                 L(row.tap + holder->tap), row.g + at);
+            else
+              POOLKIT_UNROLL
+            for (int u = 0; u < U; ++u) sum[u] += load(row.g + at + u * N);
+          }
+        POOLKIT_UNROLL
+        for (int u = 0; u < U; ++u) store(to + k + u * N, sum[u]);
+      }
+    }
+  }
+
+  template <int U, class L>
+  void by_planes(const Block& b, Scratch& s) const {
+    constexpr int64_t kWidth = U * N;
+    const Outputs o = outputs_for(b, kWidth);
+    const PlaneStarts from{run_, w_.outputs()}, into{run_, w_.cells()};
+    V* const staged = s.g.reserve(o.size());
+    L* const taps = reinterpret_cast<L*>(kChosen ? s.taps.reserve(o.size()) : nullptr);
+    const bool whole = o.columns() == w_.w.out;
+    for (int64_t d = o.d0; d < o.d1; ++d)
+      for (int64_t h = o.h0; h < o.h1; h = whole ? o.h1 : h + 1) {
+        const int64_t corner = ((d * w_.h.out + h) * w_.w.out + o.w0) * run_;
+        const int64_t n = o.columns() * (whole ? o.h1 - o.h0 : 1), to = o.at(d, h);
+        const auto start = [&](int64_t k) {
+          return from[b.plane + std::min(k, b.planes - 1)] + corner;
+        };
+        for (int64_t u = 0; u < U; ++u) {
+          const T* g[N];
+          for (int k = 0; k < N; ++k) g[k] = g_ + start(u * N + k);
+          gather_planes<T, V>(g, run_, n, g_ + planes_ * w_.outputs(), staged + to + u * N, kWidth);
+        }
+        if constexpr (kChosen)
+          for (int64_t u = 0; u < kWidth; u += kLanes<L>) {
+            const O* offsets[kLanes<L>];
+            for (int k = 0; k < kLanes<L>; ++k) offsets[k] = offsets_ + start(u + k);
+            gather_planes<O, L>(offsets, run_, n, offsets_ + planes_ * w_.outputs(), taps + to + u,
+                                kWidth);
+          }
+      }
+    for (int64_t d = o.d0; d < o.d1; ++d)
+      for (int64_t h = o.h0; h < o.h1; ++h) divide(o, d, h, staged + o.at(d, h));
+    const Held<L> held{staged,   taps,  o.w0 * kWidth - o.at(0, 0), o.at(1, 0) - o.at(0, 0),
+                       o.line(), kWidth};
+    const int64_t line = b.columns() * kWidth;
+    V* const sums = s.sums.reserve(b.rows() * line);
+    for (int64_t h = b.h0; h < b.h1; ++h)
+      add_row<U, L>(held, b.d0, h, b.w0, b.w1, kWidth, s.rows, sums + (h - b.h0) * line, kWidth);
+    const bool rows_join = b.columns() == w_.w.size;
+    for (int64_t h = b.h0; h < b.h1; h = rows_join ? b.h1 : h + 1)
+      for (int64_t u = 0; u < U && u * N < b.planes; ++u) {
+        const int64_t corner = ((b.d0 * w_.h.size + h) * w_.w.size + b.w0) * run_;
+        T* to[N];
+        for (int k = 0; k < N; ++k)
+          to[k] = out_ + into[b.plane + std::min(u * N + k, b.planes - 1)] + corner;
+        scatter_planes(
+            sums + (h - b.h0) * line + u * N, std::min<int64_t>(N, b.planes - u * N),
+            b.columns() * (rows_join ? b.h1 - b.h0 : 1),
+            [&](int64_t k, int64_t c, const Vec<V>& v, int lanes) {
+              if (run_ != 1)
+                for (int i = 0; i < lanes; ++i) to[k][(c + i) * run_] = narrow<T>(v[i]);
+              else if (lanes == N)
+                write<T, V>(to[k] + c, v);
+              else
+                write_some<T, V>(to[k] + c, v, lanes);
+            },
+            kWidth);
+      }
+  }
+
+  // Channels [first, first + n), at least one vector of them.
+  template <class L>
+  void by_channels(const Block& b, int64_t first, int64_t n, Scratch& s) const {
+    // Bytes are compared where they are, and gradients of the type of sums are read there.
+    constexpr bool kDirect = std::is_same_v<T, V> && std::is_same_v<L, O> && kChosen;
+    const int64_t plane = b.plane * w_.outputs() * run_ + first;
+    Held<L> held;
+    if constexpr (kDirect) {
+      held = {g_ + plane, offsets_ + plane, 0, w_.h.out * w_.w.out * run_, w_.w.out * run_, run_};
+    } else {
+      const Outputs o = outputs_for(b, n);
+      V* const staged = s.g.reserve(o.size());
+      L* const taps = reinterpret_cast<L*>(kChosen ? s.taps.reserve(o.size()) : nullptr);
+      for (int64_t d = o.d0; d < o.d1; ++d)
+        for (int64_t h = o.h0; h < o.h1; ++h) {
+          const int64_t from = plane + ((d * w_.h.out + h) * w_.w.out + o.w0) * run_;
+          const bool joined = n == run_;  // the row is one long run
+          const int64_t lines = joined ? 1 : o.columns(), length = joined ? o.line() : n;
+          for (int64_t i = 0; i < lines; ++i) {
+            const int64_t to = o.at(d, h) + i * n;
+            widen_values(g_ + from + i * run_, staged + to, length);
+            if constexpr (kChosen)
+              for (int64_t k = 0; k < length; ++k) taps[to + k] = L(offsets_[from + i * run_ + k]);
+          }
+          if (!divisors_) continue;
+          const V row = V(divisors_->row(d, h));
+          for (int64_t i = 0; i < o.columns(); ++i) {
+            const V divisor = row * V(divisors_->column(o.w0 + i));
+            V* const cell = staged + o.at(d, h) + i * n;
+            for (int64_t k = 0; k < n; ++k) cell[k] /= divisor;
+          }
+        }
+      held = {staged, taps, o.w0 * n - o.at(0, 0), o.at(1, 0) - o.at(0, 0), o.line(), n};
+    }
+    T* const out = out_ + b.plane * w_.cells() * run_ + first;
+    const auto go = [&]<int U>() {
+      for (int64_t h = b.h0; h < b.h1; ++h) {
+        T* const row = out + ((b.d0 * w_.h.size + h) * w_.w.size + b.w0) * run_;
+        if constexpr (std::is_same_v<T, V>) {
+          add_row<U, L>(held, b.d0, h, b.w0, b.w1, n, s.rows, row, run_);
+        } else {
+          V* const sums = s.sums.reserve(b.columns() * n);
+          add_row<U, L>(held, b.d0, h, b.w0, b.w1, n, s.rows, sums, n);
+          for (int64_t i = 0; i < b.columns(); ++i)
+            for (int64_t c = 0; c < n; c += N) {
+              c = std::min(c, n - N);
+              write<T, V>(row + c + i * run_, load(sums + i * n + c));
+            }
+        }
+      }
+    };
+    if (n >= 4 * N)
+      go.template operator()<4>();
+    else if constexpr (!kChosen || sizeof(L) == sizeof(V))
+      go.template operator()<1>();
+  }
+
+  const T* const g_;
+  const O* const offsets_;
+  T* const out_;
+  const Window& w_;
+  const int64_t planes_, run_;
+  const Divisors<V>* const divisors_;
+  const Holders d_, h_, c_;
+};
+
+// Whether so few outputs hold a cell that gathering from all of them is the fastest way.
+inline bool gathers(const Window& w) {
+  const auto along = [](const Axis& a) {
+    if (a.adaptive()) return a.out / a.size + 2;
+    return std::min(a.out, (a.kernel + a.stride - 1) / a.stride);
+  };
+  return along(w.d) * along(w.h) * along(w.w) <= 16;
+}
+
+}  // namespace poolkit

@@ -1,0 +1,89 @@
+// What the average of each output is divided by: a product of one count per axis.
+#pragma once
+
+#include <algorithm>
+#include <vector>
+
+#include "simd.h"
+#include "values.h"
+#include "window.h"
+
+namespace poolkit {
+
+template <class T>
+T quotient(Wide<T> sum, int64_t divisor) {
+  if constexpr (std::is_same_v<T, int64_t>)
+    // Two quotients trap: by 0 (a window without cells) and int64's least number by -1.
+    return divisor == 0 ? 0 : divisor == -1 ? int64_t(-sum) : int64_t(sum) / divisor;
+  else
+    return narrow<T>(sum / Wide<T>(divisor));
+}
+
+// For sums of type V.
+template <class V>
+class Divisors {
+ public:
+  explicit Divisors(const Window& w) : w_(w), columns_(size_t(w.w.out + kLanes<V>), V(1)) {
+    for (int64_t i = 0; i < w.w.out; ++i) columns_[size_t(i)] = V(column(i));
+  }
+
+  int64_t row(int64_t d, int64_t h) const {
+    return w_.divisor ? w_.divisor : count(w_.d, d) * count(w_.h, h);
+  }
+  int64_t column(int64_t i) const { return w_.divisor ? 1 : count(w_.w, i); }
+
+  // Calls f(first, end, column divisor) for runs of outputs in [begin, end) with one divisor.
+  template <class F>
+  void for_columns(int64_t begin, int64_t end, const F& f) const {
+    const int64_t inner = w_.w.inner_begin(), outer = w_.w.inner_end();
+    for (int64_t i = begin; i < end;) {
+      int64_t next = i + 1;
+      if (w_.divisor)
+        next = end;
+      else if (!w_.w.adaptive() && inner <= i && i < outer)
+        next = std::min(end, outer);
+      f(i, next, column(i));
+      i = next;
+    }
+  }
+
+  // The averages of outputs i, i + 1, ... of row (d, h).
+  Vec<V> quotients(const Vec<V>& sums, int64_t d, int64_t h, int64_t i) const {
+    return divide(sums, splat(V(row(d, h))) * load(columns_.data() + i));
+  }
+
+  // Divides the sums of outputs [begin, end) of row (d, h): `width` of each, at least a vector,
+  // those of the next output `cell` further on.
+  void divide_cells(V* sums, int64_t d, int64_t h, int64_t begin, int64_t end, int64_t cell,
+                    int64_t width) const {
+    const V divisor = V(row(d, h));
+    for (int64_t i = begin; i < end; ++i, sums += cell) {
+      const Vec<V> by = splat(V(divisor * columns_[size_t(i)]));
+      int64_t k = 0;
+      for (; k + kLanes<V> <= width; k += kLanes<V>) store(sums + k, divide(load(sums + k), by));
+      if (k < width) {
+        // The last vector overlaps: what is divided already stays.
+        V rest[kLanes<V>] = {};
+        std::copy_n(sums + k, width - k, rest);
+        store(rest, divide(load(rest), by));
+        std::copy_n(rest, width - k, sums + k);
+      }
+    }
+  }
+
+ private:
+  static Vec<V> divide(Vec<V> sums, const Vec<V>& divisor) {
+    if constexpr (std::is_floating_point_v<V>) return sums / divisor;
+    for (int k = 0; k < kLanes<V>; ++k)
+      sums[k] = V(quotient<int64_t>(sums[k], int64_t(divisor[k])));
+    return sums;
+  }
+  int64_t count(const Axis& axis, int64_t i) const {
+    return w_.include_pad ? axis.padded_taps(i) : axis.last(i) - axis.first(i);
+  }
+
+  const Window& w_;
+  std::vector<V> columns_;
+};
+
+}  // namespace poolkit

@@ -1,0 +1,550 @@
+// Windows over vectors: the forward scheme where every cell is a register full of values.
+//
+// In channels-last memory that is what a cell is: a run of channels. Planes too small for long rows
+// are brought into the same form in cache: as many planes as a register has lanes are transposed,
+// so that one load has the same cell of all of them, pooled, and transposed back.
+//
+//   plane 0   a0 b0 c0 d0 ...            a0 a1 a2 a3   cell a of planes 0-3
+//   plane 1   a1 b1 c1 d1 ...    --->    b0 b1 b2 b3
+//   plane 2   a2 b2 c2 d2 ...            c0 c1 c2 c3
+//   plane 3   a3 b3 c3 d3 ...            d0 d1 d2 d3
+//
+// A window is then a loop over its cells, whatever its geometry: edges, dilation and adaptive
+// windows cost nothing. Few taps are reduced straight from the input; more go by way of rows that
+// are reduced along themselves first, once for all windows that share them. Either way cells meet
+// in row-major order, so ties, signed zeros and NaN come out as torch's to the bit.
+//
+// While the input is read it is watched for what ordinary comparisons get wrong (NaN; also -0 where
+// half types are compared as integers). It is rare, so the fast loops do without; where it is
+// found, the work is done again with the full rule.
+#pragma once
+
+#include <algorithm>
+#include <memory>
+#include <new>
+#include <vector>
+
+#include "reduce.h"
+#include "simd.h"
+#include "tensor.h"
+
+namespace poolkit {
+
+// Memory for vectors: aligned, and not cleared.
+template <class V>
+class Buffer {
+ public:
+  explicit Buffer(int64_t n = 0) { reserve(n); }
+  ~Buffer() { release(); }
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+
+  V* reserve(int64_t n) {
+    if (n > room_) {
+      release();
+      data_ = static_cast<V*>(::operator new[](size_t(n) * sizeof(V), std::align_val_t(64)));
+      room_ = n;
+    }
+    return data_;
+  }
+  V* get() const { return data_; }
+
+ private:
+  void release() {
+    if (data_) ::operator delete[](data_, std::align_val_t(64));
+    data_ = nullptr;
+  }
+  V* data_ = nullptr;
+  int64_t room_ = 0;
+};
+
+template <>
+class Buffer<NoOffset> {
+ public:
+  explicit Buffer(int64_t = 0) {}
+  NoOffset* reserve(int64_t) { return nullptr; }
+  NoOffset* get() const { return nullptr; }
+};
+
+// ---- reading and writing vectors of another type
+// --------------------------------------------------
+
+// The forms of a half type: its key (int16_t), an integer that is ordered as the numbers are, or
+// its value (float).
+inline Vec<int16_t> flip_key(const Vec<int16_t>& bits) {  // its own inverse
+  return bits ^ ((bits >> 15) & 0x7fff);
+}
+
+// One value of T as V, and whether plain comparisons will not do for it.
+template <class V, class T>
+V convert(T v) {
+  if constexpr (is_half<T> && std::is_same_v<V, int16_t>)
+    return V(int16_t(v) ^ ((int16_t(v) >> 15) & 0x7fff));
+  else if constexpr (is_half<T>)
+    return widen(v);
+  else
+    return V(v);
+}
+
+template <class V, class T>
+bool is_special(T v) {
+  if constexpr (is_half<T> && std::is_same_v<V, int16_t>)
+    return is_nan(v) || int16_t(v) == int16_t(-0x8000);
+  else
+    return is_nan(v);
+}
+
+template <class V>
+using Special = decltype(Vec<V>{} != Vec<V>{});
+
+// kLanes<V> values of T as V. Sets lanes of `special`.
+template <class V, class T>
+[[gnu::always_inline]] inline Vec<V> read(const T* p, Special<V>& special) {
+  if constexpr (is_half<T> && std::is_same_v<V, int16_t>) {
+    Vec<int16_t> bits;
+    std::memcpy(&bits, p, sizeof(bits));
+    special |= ((bits & 0x7fff) > kInfinity<T>) | (bits == int16_t(-0x8000));
+    return flip_key(bits);
+  } else {
+    Vec<V> v{};
+    if constexpr (std::is_same_v<T, V>)
+      v = load(p);
+    else if constexpr (sizeof(T) == sizeof(V) && !is_half<T>)
+      std::memcpy(&v, p, sizeof(v));
+    else
+      for (int k = 0; k < kLanes<V>; ++k) v[k] = convert<V>(p[k]);
+    if constexpr (std::is_floating_point_v<V>) special |= v != v;
+    return v;
+  }
+}
+
+// The way back.
+template <class T, class V>
+T convert_back(V v) {
+  if constexpr (is_half<T> && std::is_same_v<V, int16_t>)
+    return T(convert<int16_t>(T(v)));
+  else if constexpr (is_half<T>)
+    return narrow<T>(v);
+  else
+    return T(v);
+}
+
+template <class T, class V>
+[[gnu::always_inline]] inline void write(T* p, const Vec<V>& v) {
+  if constexpr (is_half<T> && std::is_same_v<V, int16_t>) {
+    const Vec<int16_t> bits = flip_key(v);
+    std::memcpy(p, &bits, sizeof(bits));
+  } else if constexpr (std::is_same_v<T, V>)
+    store(p, v);
+  else if constexpr (sizeof(T) == sizeof(V))
+    std::memcpy(p, &v, sizeof(v));
+  else
+    for (int k = 0; k < kLanes<V>; ++k) p[k] = convert_back<T, V>(v[k]);
+}
+
+// The first n lanes.
+template <class T, class V>
+void write_some(T* p, const Vec<V>& v, int64_t n) {
+  T some[kLanes<V>];
+  write<T, V>(some, v);
+  std::memcpy(p, some, size_t(n) * sizeof(T));
+}
+
+// Where offsets go: uint8 (SmallOffset), or uint16 and int32 tensors.
+struct Offsets {
+  void* data = nullptr;
+  ScalarType type = ScalarType::Byte;
+
+  // Stores a vector of taps.
+  template <class Offset, class LaneVec>
+  void put(int64_t at, const LaneVec& taps) const {
+    as<Offset>([&]<class O>(O* offsets) {
+      constexpr int n = int(sizeof(LaneVec) / sizeof(taps[0]));
+      O some[n];
+      for (int k = 0; k < n; ++k) some[k] = O(taps[k]);
+      std::memcpy(offsets + at, some, sizeof(some));
+    });
+  }
+
+  // Calls f with the pointer in its own type.
+  template <class Offset, class F>
+  void as(const F& f) const {
+    const auto go = [&]<class O>() { f(static_cast<O*>(data)); };
+    if constexpr (std::is_same_v<Offset, SmallOffset>)
+      go.template operator()<uint8_t>();
+    else
+      dispatch_offsets(type, go);
+  }
+};
+
+// ---- windows
+// --------------------------------------------------------------------------------------
+
+// A window along the row: its first real cell, the tap of that, and how many there are.
+struct Column {
+  int64_t cell, tap, taps;
+};
+
+inline std::vector<Column> columns_of(const Axis& a) {
+  std::vector<Column> columns(size_t(a.out));
+  for (int64_t i = 0; i < a.out; ++i) {
+    const int64_t tap = a.first(i);
+    columns[i] = {a.start(i) + tap * a.dilation, tap, std::max<int64_t>(0, a.last(i) - tap)};
+  }
+  return columns;
+}
+
+template <class R>
+struct CellRow {
+  const typename R::Value* cells;
+  const typename R::Lane* taps;  // of cells that are maxima already
+  int64_t base;                  // the tap of the window at which the row begins
+};
+
+template <class L>
+struct LaneVector {
+  using type = Vec<L>;
+};
+template <>
+struct LaneVector<NoOffset> {
+  using type = NoOffset;
+};
+
+// One step of a reduction, on a vector.
+template <class R, bool Exact, class LV>
+[[gnu::always_inline]] inline void meet(Vec<typename R::Value>& best, LV& at,
+                                        const Vec<typename R::Value>& v, const LV& tap) {
+  if constexpr (R::kSums) {
+    best += v;
+  } else {
+    auto wins = v > best;
+    if constexpr (Exact) wins |= v != v;
+    best = wins ? v : best;
+    if constexpr (R::kOffsets) at = wins ? tap : at;
+  }
+}
+
+// One output: its window over `count` input rows, for U vectors of each cell; `first` is where its
+// first cell is in each row. K is the number of taps in each row where that is known while
+// compiling, or 0.
+template <class R, bool Exact, bool Sub, int U, int K>
+[[gnu::always_inline]] inline void reduce_window(const CellRow<R>* rows, int64_t count,
+                                                 const Column& c, int64_t first, int64_t step,
+                                                 typename R::Value* to, typename R::Lane* to_taps) {
+  using V = typename R::Value;
+  using L = typename R::Lane;
+  using LV = typename LaneVector<L>::type;
+  constexpr int N = kLanes<V>;
+  const int64_t taps = K ? K : c.taps;
+  Vec<V> best[U];
+  LV at[U];
+  const auto tap_of = [&](int64_t r, int64_t t, int u) {
+    LV tap{};
+    if constexpr (R::kOffsets) {
+      tap = splat(L(rows[r].base + (Sub ? 0 : c.tap + t)));
+      if constexpr (Sub) tap += load(rows[r].taps + first + u * N);
+    }
+    return tap;
+  };
+  const auto meet_cell = [&](const V* p, int64_t r, int64_t t) {
+    POOLKIT_UNROLL
+    for (int u = 0; u < U; ++u)
+      meet<R, Exact>(best[u], at[u], load(p + t * step + u * N), tap_of(r, t, u));
+  };
+  const auto meet_others = [&](const V* p, int64_t r) {
+    if constexpr (K > 0) {
+      POOLKIT_UNROLL
+      for (int t = 1; t < K; ++t) meet_cell(p, r, t);
+    } else {
+      for (int64_t t = 1; t < taps; ++t) meet_cell(p, r, t);
+    }
+  };
+  const V* const p = rows[0].cells + first;
+  POOLKIT_UNROLL
+  for (int u = 0; u < U; ++u) best[u] = load(p + u * N), at[u] = tap_of(0, 0, u);
+  meet_others(p, 0);
+  for (int64_t r = 1; r < count; ++r) {
+    meet_cell(rows[r].cells + first, r, 0);
+    meet_others(rows[r].cells + first, r);
+  }
+  POOLKIT_UNROLL
+  for (int u = 0; u < U; ++u) {
+    store(to + u * N, best[u]);
+    if constexpr (R::kOffsets) store(to_taps + u * N, at[u]);
+  }
+}
+
+// One output row of `n` windows of cells that are `width` values wide, at least U vectors. Cells
+// are `pitch` values apart, a window's taps `step`, outputs `to_pitch` and their taps `taps_pitch`.
+// Sub: the cells bring taps of their own. All values of one output come before the next output:
+// long cells are read as they lie.
+template <class R, bool Exact, bool Sub, int U>
+void reduce_row(const CellRow<R>* rows, int64_t count, const Column* columns, int64_t n,
+                int64_t width, int64_t pitch, int64_t step, typename R::Value* to,
+                typename R::Lane* to_taps, int64_t to_pitch, int64_t taps_pitch) {
+  using V = typename R::Value;
+  constexpr int64_t kStep = U * kLanes<V>;
+  for (int64_t i = 0; i < n; ++i, to += to_pitch, to_taps = lane(to_taps, taps_pitch)) {
+    const Column& c = columns[i];
+    if (count == 0 || c.taps == 0) {  // sums alone: padding is zeros
+      std::fill_n(to, width, V{});
+      continue;
+    }
+    const auto all = [&]<int K>() {
+      for (int64_t at = 0; at < width; at += kStep) {
+        at = std::min(at, width - kStep);  // the last step overlaps the one before
+        reduce_window<R, Exact, Sub, U, K>(rows, count, c, c.cell * pitch + at, step, to + at,
+                                           lane(to_taps, at));
+      }
+    };
+    if (Sub || c.taps == 1)
+      all.template operator()<1>();
+    else if (c.taps == 2)
+      all.template operator()<2>();
+    else if (c.taps == 3)
+      all.template operator()<3>();
+    else
+      all.template operator()<0>();
+  }
+}
+
+// Outputs of planes [plane, plane + planes): depths [d0, d1), rows [h0, h1), columns [w0, w1).
+struct Block {
+  int64_t plane, planes, d0, d1, h0, h1, w0, w1;
+
+  int64_t columns() const { return w1 - w0; }
+  int64_t rows() const { return (d1 - d0) * (h1 - h0); }
+};
+
+// The cells [low, high) of an axis that outputs [begin, end) look at.
+struct Span {
+  int64_t low, high;
+
+  Span(const Axis& a, int64_t begin, int64_t end) {
+    const int64_t start = a.start(end - 1);
+    const int64_t last = a.adaptive() ? start + a.last(end - 1) : start + a.extent();
+    low = std::clamp<int64_t>(a.start(begin), 0, a.size);
+    high = std::clamp<int64_t>(last, low, a.size);
+  }
+  int64_t size() const { return high - low; }
+};
+
+// Cells in memory: (d, h, w) is at p + (d * slice + h * row + w * cell) - origin.
+template <class V>
+struct View {
+  const V* p;
+  int64_t origin, slice, row, cell;
+  const V* line(int64_t d, int64_t h) const { return p + (d * slice + h * row - origin); }
+};
+
+// Reduces blocks of cells that are `width` values wide, U vectors at a time.
+template <class R, bool Exact, int U>
+class LanePool {
+  using V = typename R::Value;
+  using L = typename R::Lane;
+
+ public:
+  LanePool(const Window& w, const std::vector<Column>& columns, int64_t width)
+      : w_(w), columns_(columns), width_(width), straight_(is_straight(w)) {
+    list_.resize(size_t(w.d.kernel * w.h.kernel));
+    if (!straight_)
+      for (int64_t i = 0; i < w.w.out; ++i) units_.push_back({i, 0, 1});
+  }
+
+  // The results of output row r of the block go to `to` + r * row, cells `cell` apart; the taps go
+  // to `taps` without gaps.
+  void operator()(const View<V>& in, const Block& b, V* to, L* taps, int64_t row, int64_t cell) {
+    const Span d_seen(w_.d, b.d0, b.d1), h_seen(w_.h, b.h0, b.h1);
+    const int64_t n = b.columns(), line = n * width_;
+    const Column* const columns = columns_.data() + b.w0;
+    if (!straight_) {
+      done_.assign(size_t(d_seen.size() * h_seen.size()), 0);
+      reduced_.reserve(int64_t(done_.size()) * line);
+      reduced_taps_.reserve(int64_t(done_.size()) * line);
+    }
+    for (int64_t d = b.d0; d < b.d1; ++d)
+      for (int64_t h = b.h0; h < b.h1; ++h, to += row, taps = lane(taps, line)) {
+        int64_t count = 0;
+        for (int64_t td = w_.d.first(d); td < w_.d.last(d); ++td)
+          for (int64_t th = w_.h.first(h); th < w_.h.last(h); ++th) {
+            const int64_t base = (td * w_.h.kernel + th) * w_.w.kernel;
+            const int64_t id = w_.d.start(d) + td * w_.d.dilation;
+            const int64_t ih = w_.h.start(h) + th * w_.h.dilation;
+            if (straight_) {
+              list_[size_t(count++)] = {in.line(id, ih), nullptr, base};
+              continue;
+            }
+            const int64_t number = (id - d_seen.low) * h_seen.size() + ih - h_seen.low;
+            V* const cells = reduced_.get() + number * line;
+            L* const cell_taps = lane(reduced_taps_.get(), number * line);
+            if (!done_[size_t(number)]) {
+              done_[size_t(number)] = 1;
+              const CellRow<R> one{in.line(id, ih), nullptr, 0};
+              reduce_row<R, Exact, false, U>(&one, 1, columns, n, width_, in.cell,
+                                             w_.w.dilation * in.cell, cells, cell_taps, width_,
+                                             width_);
+            }
+            list_[size_t(count++)] = {cells, cell_taps, base};
+          }
+        if (straight_)
+          reduce_row<R, Exact, false, U>(list_.data(), count, columns, n, width_, in.cell,
+                                         w_.w.dilation * in.cell, to, taps, cell, width_);
+        else
+          reduce_row<R, Exact, true, U>(list_.data(), count, units_.data(), n, width_, width_, 0,
+                                        to, taps, cell, width_);
+      }
+  }
+
+ private:
+  // Whether so few taps are reduced that row buffers would cost more.
+  static bool is_straight(const Window& w) {
+    const int64_t rows = w.d.kernel * w.h.kernel;
+    const int64_t fresh = std::max<int64_t>(1, w.h.stride) * std::max<int64_t>(1, w.d.stride);
+    return rows == 1 || w.w.kernel == 1 || w.taps() <= fresh * (w.w.kernel + 3) + rows + 2;
+  }
+
+  const Window& w_;
+  const std::vector<Column>& columns_;
+  const int64_t width_;
+  const bool straight_;
+  std::vector<Column> units_;
+  std::vector<CellRow<R>> list_;
+  std::vector<char> done_;
+  Buffer<V> reduced_;
+  Buffer<L> reduced_taps_;
+};
+
+// ---- planes as lanes
+// ------------------------------------------------------------------------------
+
+// The planes of a tensor: contiguous ones (`run` == 1), or the channels of a channels-last one.
+struct PlaneStarts {
+  int64_t run, values;  // values of one plane
+
+  int64_t operator[](int64_t plane) const { return plane / run * values * run + plane % run; }
+};
+
+// `n` cells, `step` apart, of as many planes as there are lanes, to vectors of the same cell of all
+// of them, `pitch` apart; values from `end` on must not be read. Returns whether there was anything
+// special among them.
+template <class T, class V>
+bool gather_planes(const T* const (&plane)[kLanes<V>], int64_t step, int64_t n, const T* end, V* to,
+                   int64_t pitch = kLanes<V>) {
+  constexpr int N = kLanes<V>;
+  Special<V> special{};
+  if (step != 1) {
+    for (int64_t c = 0; c < n; ++c) {
+      T some[N];
+      for (int k = 0; k < N; ++k) some[k] = plane[k][c * step];
+      store(to + c * pitch, read<V>(some, special));
+    }
+    return any(special);
+  }
+  if (n < N) {
+    Vec<V> rows[N];
+    for (int k = 0; k < N; ++k) {
+      if (end - plane[k] >= N) {
+        rows[k] = read<V>(plane[k], special);
+      } else {
+        T some[N] = {};
+        std::memcpy(some, plane[k], size_t(n) * sizeof(T));
+        rows[k] = read<V>(some, special);
+      }
+    }
+    transpose<V>(rows);
+    for (int64_t k = 0; k < n; ++k) store(to + k * pitch, rows[k]);
+    return any(special);
+  }
+  for (int64_t c = 0; c < n; c += N) {
+    c = std::min(c, n - N);  // the last square overlaps the one before
+    Vec<V> rows[N];
+    POOLKIT_UNROLL
+    for (int k = 0; k < N; ++k) rows[k] = read<V>(plane[k] + c, special);
+    transpose<V>(rows);
+    POOLKIT_UNROLL
+    for (int k = 0; k < N; ++k) store(to + (c + k) * pitch, rows[k]);
+  }
+  return any(special);
+}
+
+// The way back: put(plane, cell, vector, n) stores n cells of a plane.
+template <class V, class Put>
+void scatter_planes(const V* from, int64_t planes, int64_t n, const Put& put,
+                    int64_t pitch = kLanes<V>) {
+  constexpr int N = kLanes<V>;
+  if (n < N) {
+    Vec<V> rows[N] = {};
+    for (int64_t k = 0; k < n; ++k) rows[k] = load(from + k * pitch);
+    transpose<V>(rows);
+    for (int64_t k = 0; k < planes; ++k) put(k, int64_t(0), rows[k], int(n));
+    return;
+  }
+  for (int64_t c = 0; c < n; c += N) {
+    c = std::min(c, n - N);
+    Vec<V> rows[N];
+    POOLKIT_UNROLL
+    for (int k = 0; k < N; ++k) rows[k] = load(from + (c + k) * pitch);
+    transpose<V>(rows);
+    POOLKIT_UNROLL
+    for (int k = 0; k < N; ++k)
+      if (k < planes) put(int64_t(k), c, rows[k], N);
+  }
+}
+
+// Reduces blocks of planes as lanes.
+template <class T, class R, bool Exact>
+class PlanePool {
+  using V = typename R::Value;
+  using L = typename R::Lane;
+  static constexpr int N = kLanes<V>;
+
+ public:
+  PlanePool(const T* x, int64_t planes, const Window& w, int64_t run,
+            const std::vector<Column>& columns)
+      : x_(x),
+        end_(x + planes * w.cells()),
+        w_(w),
+        starts_{run, w.cells()},
+        columns_(columns),
+        pool_(w, columns, N) {}
+
+  // Pools lanes [first, first + N) of the block's planes. False if something special was met.
+  bool operator()(const Block& b, int64_t first) {
+    const Span d(w_.d, b.d0, b.d1), h(w_.h, b.h0, b.h1), w(w_.w, b.w0, b.w1);
+    const int64_t run = starts_.run, row = w.size() * N, slice = h.size() * row;
+    V* const in = in_.reserve(std::max<int64_t>(1, d.size() * slice));
+    const bool whole_rows = w.size() == w_.w.size;
+    for (int64_t s = d.low; s < d.high; ++s)
+      for (int64_t r = h.low; r < h.high; r = whole_rows ? h.high : r + 1) {
+        const int64_t corner = ((s * w_.h.size + r) * w_.w.size + w.low) * run;
+        const T* plane[N];
+        for (int k = 0; k < N; ++k) {
+          const int64_t p = std::min(first + k, b.planes - 1);
+          plane[k] = x_ + starts_[b.plane + p] + corner;
+        }
+        const int64_t n = w.size() * (whole_rows ? h.size() : 1);
+        const bool special =
+            gather_planes<T, V>(plane, run, n, end_, in + (s - d.low) * slice + (r - h.low) * row);
+        if (special && !Exact && !R::kSums) return false;
+      }
+    const int64_t line = b.columns() * N;
+    values_.reserve(b.rows() * line), taps_.reserve(b.rows() * line);
+    pool_({in, d.low * slice + h.low * row + w.low * N, slice, row, N}, b, values_.get(),
+          taps_.get(), line, N);
+    return true;
+  }
+
+  V* values() const { return values_.get(); }
+  L* taps() const { return taps_.get(); }
+
+ private:
+  const T *const x_, *const end_;
+  const Window& w_;
+  const PlaneStarts starts_;
+  const std::vector<Column>& columns_;
+  LanePool<R, Exact, 1> pool_;
+  Buffer<V> in_, values_;
+  Buffer<L> taps_;
+};
+
+}  // namespace poolkit

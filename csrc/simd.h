@@ -1,0 +1,223 @@
+// Vectors as wide as the registers of the instruction set, and the transposition of a square of
+// them: the only place that knows how wide those are.
+//
+// The compilers' vector types are used, and intrinsics in one place: the same source makes AVX-512,
+// AVX2, SSE2 and NEON code.
+#pragma once
+
+#if defined(__AVX512BW__)
+#include <immintrin.h>
+#endif
+
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+#include <utility>
+
+// Before loops over vectors of one cell, or over the rows of a square: unrolled, so that they stay
+// in registers.
+#define POOLKIT_UNROLL _Pragma("GCC unroll 16")
+
+namespace poolkit {
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kVectorBytes = 32;
+#else
+constexpr int kVectorBytes = 16;
+#endif
+
+template <int Bytes>
+using Unsigned = std::conditional_t<
+    Bytes == 1, uint8_t,
+    std::conditional_t<Bytes == 2, uint16_t, std::conditional_t<Bytes == 4, uint32_t, uint64_t>>>;
+
+template <class V>
+struct VectorOf {
+  typedef V type __attribute__((vector_size(kVectorBytes)));
+};
+template <class V>
+using Vec = typename VectorOf<V>::type;
+
+template <class V>
+constexpr int kLanes = kVectorBytes / int(sizeof(V));
+
+// Through a vector type of its own alignment and not through memcpy, which the compiler must take
+// for a write to anything: it would read every size and pointer of a loop again.
+template <class V>
+[[gnu::always_inline]] inline Vec<V> load(const V* p) {
+  typedef V Anywhere __attribute__((vector_size(kVectorBytes), aligned(alignof(V))));
+  return *reinterpret_cast<const Anywhere*>(p);
+}
+
+template <class V>
+[[gnu::always_inline]] inline void store(V* p, const Vec<V>& v) {
+  typedef V Anywhere __attribute__((vector_size(kVectorBytes), aligned(alignof(V))));
+  *reinterpret_cast<Anywhere*>(p) = v;
+}
+
+template <class V>
+Vec<V> splat(V v) {
+  return Vec<V>{} + v;
+}
+
+// Whether any lane is set.
+template <class M>
+bool any(const M& mask) {
+  uint64_t words[sizeof(M) / 8], all = 0;
+  std::memcpy(words, &mask, sizeof(mask));
+  for (uint64_t word : words) all |= word;
+  return all != 0;
+}
+
+// ---- where offsets name a tap
+// --------------------------------------------------------------------
+
+// sum[k] += taps[k] == tap ? g[k] : 0, for U vectors. (A sum that begins with 0 never becomes -0,
+// so adding 0 changes nothing.)
+template <int U, class V, class L>
+[[gnu::always_inline]] inline void add_where(Vec<V> (&sum)[U], const L* taps, L tap, const V* g) {
+  constexpr int N = kLanes<V>;
+#if defined(__AVX512BW__)
+  // Bytes are compared as they are: the mask has a bit per lane, however wide lanes are.
+  if constexpr (sizeof(L) == 1 && sizeof(V) == 4) {
+    const __m128i taps_wanted = _mm_set1_epi8(char(tap));
+    POOLKIT_UNROLL
+    for (int u = 0; u < U; ++u) {
+      const auto some = _mm_loadu_si128(reinterpret_cast<const __m128i*>(taps + u * N));
+      sum[u] = Vec<V>(_mm512_mask_add_ps(__m512(sum[u]), _mm_cmpeq_epi8_mask(some, taps_wanted),
+                                         __m512(sum[u]), _mm512_loadu_ps(g + u * N)));
+    }
+    return;
+  }
+#endif
+  if constexpr (sizeof(L) == sizeof(V)) POOLKIT_UNROLL
+  for (int u = 0; u < U; ++u)
+    sum[u] += load(taps + u * N) == splat(tap) ? load(g + u * N) : Vec<V>{};
+}
+
+// Whether offsets of type O are compared as they are.
+template <class V, class O>
+constexpr bool kComparesBytes =
+#if defined(__AVX512BW__)
+    sizeof(O) == 1 && sizeof(V) == 4;
+#else
+    false;
+#endif
+
+// g where a tap is the one wanted, else 0.
+template <class V, class O>
+[[gnu::always_inline]] inline Vec<V> chosen(const O* taps, O tap, const Vec<V>& g) {
+  constexpr int N = kLanes<V>;
+#if defined(__AVX512BW__)
+  if constexpr (sizeof(O) == 1 && sizeof(V) == 4) {
+    const auto some = _mm_loadu_si128(reinterpret_cast<const __m128i*>(taps));
+    return Vec<V>(
+        _mm512_maskz_mov_ps(_mm_cmpeq_epi8_mask(some, _mm_set1_epi8(char(tap))), __m512(g)));
+  }
+#endif
+  using L = Unsigned<(sizeof(V) > sizeof(O) ? sizeof(V) : sizeof(O))>;
+  Vec<L> wide{};
+  for (int k = 0; k < N; ++k) wide[k] = L(taps[k]);
+  return wide == splat(L(tap)) ? g : Vec<V>{};
+}
+
+// a0 b0 a1 b1 ...: the first half of that, or the second.
+template <class V, int... J>
+[[gnu::always_inline]] inline Vec<V> interleaved(const Vec<V>& a, const Vec<V>& b, int half,
+                                                 std::integer_sequence<int, J...>) {
+  constexpr int n = kLanes<V>;
+#ifdef __clang__
+  return half ? __builtin_shufflevector(a, b, (J / 2 + n / 2 + J % 2 * n)...)
+              : __builtin_shufflevector(a, b, (J / 2 + J % 2 * n)...);
+#else
+  using E = std::make_signed_t<Unsigned<sizeof(V)>>;
+  using M = Vec<E>;
+  return half ? __builtin_shuffle(a, b, M{E(J / 2 + n / 2 + J % 2 * n)...})
+              : __builtin_shuffle(a, b, M{E(J / 2 + J % 2 * n)...});
+#endif
+}
+
+template <class V>
+[[gnu::always_inline]] inline Vec<V> interleaved(const Vec<V>& a, const Vec<V>& b, int half) {
+  return interleaved<V>(a, b, half, std::make_integer_sequence<int, kLanes<V>>());
+}
+
+// ---- transposition
+// -------------------------------------------------------------------------------
+
+// Elements whose number has bit S clear come from the first vector, the others from the second:
+// of a pair of rows S apart, Low leaves what stays above the diagonal, High what stays below.
+template <class U, int S, bool High, int... J>
+Vec<U> exchange(const Vec<U>& a, const Vec<U>& b, std::integer_sequence<int, J...>) {
+  constexpr int n = kLanes<U>;
+#ifdef __clang__
+  if constexpr (High) return __builtin_shufflevector(a, b, ((J & S) ? n + J : J + S)...);
+  return __builtin_shufflevector(a, b, ((J & S) ? n + J - S : J)...);
+#else
+  if constexpr (High) return __builtin_shuffle(a, b, Vec<U>{U((J & S) ? n + J : J + S)...});
+  return __builtin_shuffle(a, b, Vec<U>{U((J & S) ? n + J - S : J)...});
+#endif
+}
+
+// One of the log2(n) steps: squares of S x S elements change places across the diagonal. `apart` is
+// the distance of partners among the rows. Inlined, so that the rows stay in registers.
+template <class U, int S>
+[[gnu::always_inline]] inline void exchange_rows(Vec<U>* rows, int count, int apart) {
+  using J = std::make_integer_sequence<int, kLanes<U>>;
+  POOLKIT_UNROLL
+  for (int i = 0; i < count; ++i) {
+    if (i & apart) continue;
+    const Vec<U> a = rows[i], b = rows[i + apart];
+    rows[i] = exchange<U, S, false>(a, b, J());
+    rows[i + apart] = exchange<U, S, true>(a, b, J());
+  }
+  if constexpr (2 * S < kLanes<U>) exchange_rows<U, 2 * S>(rows, count, 2 * apart);
+}
+
+// The same for neighbours narrower than four bytes: no instruction set has cheap shuffles of two
+// vectors of these, but shifts of elements twice as wide do it.
+template <class U>
+[[gnu::always_inline]] inline void exchange_neighbours(Vec<U>* rows, int count, int apart) {
+  using D = Unsigned<2 * sizeof(U)>;
+  constexpr int bits = 8 * int(sizeof(U));
+  constexpr D low = D(U(-1));
+  for (int i = 0; i < count; ++i) {
+    if (i & apart) continue;
+    const auto a = Vec<D>(rows[i]), b = Vec<D>(rows[i + apart]);
+    rows[i] = Vec<U>((a & splat(low)) | (b << bits));
+    rows[i + apart] = Vec<U>((a >> bits) | (b & splat(D(low << bits))));
+  }
+}
+
+// Element j of row i goes to element i of row j.
+template <class V>
+[[gnu::always_inline]] inline void transpose(Vec<V>* rows) {
+  constexpr int n = kLanes<V>;
+  using Wide = uint32_t;
+  if constexpr (sizeof(V) >= 4) {
+    using U = Unsigned<sizeof(V)>;
+    Vec<U> bits[n];
+    for (int i = 0; i < n; ++i) bits[i] = Vec<U>(rows[i]);
+    exchange_rows<U, 1>(bits, n, 1);
+    for (int i = 0; i < n; ++i) rows[i] = Vec<V>(bits[i]);
+  } else {
+    Vec<uint16_t> pairs[n];
+    for (int i = 0; i < n; ++i) pairs[i] = Vec<uint16_t>(rows[i]);
+    if constexpr (sizeof(V) == 1) {
+      Vec<uint8_t> bytes[n];
+      for (int i = 0; i < n; ++i) bytes[i] = Vec<uint8_t>(rows[i]);
+      exchange_neighbours<uint8_t>(bytes, n, 1);
+      for (int i = 0; i < n; ++i) pairs[i] = Vec<uint16_t>(bytes[i]);
+    }
+    constexpr int apart = 2 / int(sizeof(V));
+    exchange_neighbours<uint16_t>(pairs, n, apart);
+    Vec<Wide> quads[n];
+    for (int i = 0; i < n; ++i) quads[i] = Vec<Wide>(pairs[i]);
+    exchange_rows<Wide, 1>(quads, n, 2 * apart);
+    for (int i = 0; i < n; ++i) rows[i] = Vec<V>(quads[i]);
+  }
+}
+
+}  // namespace poolkit
