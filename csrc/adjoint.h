@@ -17,28 +17,42 @@
 
 namespace poolkit {
 
-// For each cell of an axis, the outputs that hold it, and by which tap.
+// An output that holds a cell, and by which tap.
+struct Holder {
+  int64_t output, tap;
+};
+
+// Calls f(output, tap) for the outputs that hold cell c, in ascending order.
+template <class F>
+void for_holders(const Axis& a, int64_t c, const F& f) {
+  const int64_t end = a.highest_output(c);
+  for (int64_t o = a.lowest_output(c); o < end; ++o)
+    if (const int64_t tap = a.tap(o, c); tap >= 0) f(o, tap);
+}
+
+// The holders of cells [begin, end) of an axis.
 class Holders {
  public:
-  struct Holder {
-    int64_t output, tap;
-  };
-
-  explicit Holders(const Axis& a) {
-    begins_.reserve(size_t(a.size + 1));
-    for (int64_t c = 0; c < a.size; ++c) {
-      begins_.push_back(int64_t(holders_.size()));
-      const int64_t end = a.highest_output(c);
-      for (int64_t o = a.lowest_output(c); o < end; ++o)
-        if (const int64_t tap = a.tap(o, c); tap >= 0) holders_.push_back({o, tap});
+  void find(const Axis& a, int64_t begin, int64_t end) {
+    if (begin == begin_ && end == end_) return;
+    begin_ = begin, end_ = end;
+    firsts_.clear(), holders_.clear();
+    for (int64_t c = begin; c < end; ++c) {
+      firsts_.push_back(holders_.size());
+      for_holders(a, c, [&](int64_t output, int64_t tap) { holders_.push_back({output, tap}); });
     }
-    begins_.push_back(int64_t(holders_.size()));
+    firsts_.push_back(holders_.size());
   }
-  const Holder* begin(int64_t cell) const { return holders_.data() + begins_[size_t(cell)]; }
-  const Holder* end(int64_t cell) const { return holders_.data() + begins_[size_t(cell) + 1]; }
+  const Holder* begin(int64_t cell) const {
+    return holders_.data() + firsts_[size_t(cell - begin_)];
+  }
+  const Holder* end(int64_t cell) const {
+    return holders_.data() + firsts_[size_t(cell - begin_) + 1];
+  }
 
  private:
-  std::vector<int64_t> begins_;
+  int64_t begin_ = 0, end_ = 0;
+  std::vector<size_t> firsts_;
   std::vector<Holder> holders_;
 };
 
@@ -67,10 +81,7 @@ class Adjoint {
         w_(w),
         planes_(planes),
         run_(run),
-        divisors_(divisors),
-        d_(w.d),
-        h_(w.h),
-        c_(w.w) {}
+        divisors_(divisors) {}
 
   // Shares the work out: planes as lanes, or channels as they are.
   void operator()(bool lanes) const {
@@ -141,6 +152,7 @@ class Adjoint {
   struct Scratch {
     Buffer<V> g, sums, taps;  // taps of L: bytes, or as wide as V
     std::vector<Row> rows;
+    Holders columns;
   };
   // Outputs in memory: (d, h, i) is at (d * slice + h * row + i * cell) - origin.
   template <class L>
@@ -173,20 +185,21 @@ class Adjoint {
   // The sums of one row of cells, `width` values wide.
   template <int U, class L>
   void add_row(const Held<L>& held, int64_t d, int64_t h, int64_t w0, int64_t w1, int64_t width,
-               std::vector<Row>& rows, V* to, int64_t pitch) const {
-    rows.clear();
-    for (auto* od = d_.begin(d); od != d_.end(d); ++od)
-      for (auto* oh = h_.begin(h); oh != h_.end(h); ++oh) {
-        const int64_t at = od->output * held.slice + oh->output * held.row - held.origin;
-        rows.push_back(
-            {held.g + at, lane(held.taps, at), (od->tap * w_.h.kernel + oh->tap) * w_.w.kernel});
-      }
+               Scratch& s, V* to, int64_t pitch) const {
+    s.columns.find(w_.w, w0, w1);
+    s.rows.clear();
+    for_holders(w_.d, d, [&](int64_t od, int64_t td) {
+      for_holders(w_.h, h, [&](int64_t oh, int64_t th) {
+        const int64_t at = od * held.slice + oh * held.row - held.origin;
+        s.rows.push_back({held.g + at, lane(held.taps, at), (td * w_.h.kernel + th) * w_.w.kernel});
+      });
+    });
     for (int64_t c = w0; c < w1; ++c, to += pitch) {
-      const auto *const begin = c_.begin(c), *const end = c_.end(c);
+      const Holder *const begin = s.columns.begin(c), *const end = s.columns.end(c);
       for (int64_t k = 0; k < width; k += U * N) {
         k = std::min(k, width - U * N);  // the last step overlaps the one before
         Vec<V> sum[U] = {};
-        for (const Row& row : rows)
+        for (const Row& row : s.rows)
           for (auto* holder = begin; holder != end; ++holder) {
             const int64_t at = holder->output * held.cell + k;
             if constexpr (kChosen)
@@ -237,7 +250,7 @@ class Adjoint {
     const int64_t line = b.columns() * kWidth;
     V* const sums = s.sums.reserve(b.rows() * line);
     for (int64_t h = b.h0; h < b.h1; ++h)
-      add_row<U, L>(held, b.d0, h, b.w0, b.w1, kWidth, s.rows, sums + (h - b.h0) * line, kWidth);
+      add_row<U, L>(held, b.d0, h, b.w0, b.w1, kWidth, s, sums + (h - b.h0) * line, kWidth);
     const bool rows_join = b.columns() == w_.w.size;
     for (int64_t h = b.h0; h < b.h1; h = rows_join ? b.h1 : h + 1)
       for (int64_t u = 0; u < U && u * N < b.planes; ++u) {
@@ -299,10 +312,10 @@ class Adjoint {
       for (int64_t h = b.h0; h < b.h1; ++h) {
         T* const row = out + ((b.d0 * w_.h.size + h) * w_.w.size + b.w0) * run_;
         if constexpr (std::is_same_v<T, V>) {
-          add_row<U, L>(held, b.d0, h, b.w0, b.w1, n, s.rows, row, run_);
+          add_row<U, L>(held, b.d0, h, b.w0, b.w1, n, s, row, run_);
         } else {
           V* const sums = s.sums.reserve(b.columns() * n);
-          add_row<U, L>(held, b.d0, h, b.w0, b.w1, n, s.rows, sums, n);
+          add_row<U, L>(held, b.d0, h, b.w0, b.w1, n, s, sums, n);
           for (int64_t i = 0; i < b.columns(); ++i)
             for (int64_t c = 0; c < n; c += N) {
               c = std::min(c, n - N);
@@ -323,7 +336,6 @@ class Adjoint {
   const Window& w_;
   const int64_t planes_, run_;
   const Divisors<V>* const divisors_;
-  const Holders d_, h_, c_;
 };
 
 // Whether so few outputs hold a cell that gathering from all of them is the fastest way.

@@ -23,7 +23,9 @@ T quotient(Wide<T> sum, int64_t divisor) {
 template <class V>
 class Divisors {
  public:
-  explicit Divisors(const Window& w) : w_(w), columns_(size_t(w.w.out + kLanes<V>), V(1)) {
+  explicit Divisors(const Window& w) : w_(w) {
+    if (w.w.out > kMost) return;
+    columns_.assign(size_t(w.w.out + kLanes<V>), V(1));
     for (int64_t i = 0; i < w.w.out; ++i) columns_[size_t(i)] = V(column(i));
   }
 
@@ -49,7 +51,10 @@ class Divisors {
 
   // The averages of outputs i, i + 1, ... of row (d, h).
   Vec<V> quotients(const Vec<V>& sums, int64_t d, int64_t h, int64_t i) const {
-    return divide(sums, splat(V(row(d, h))) * load(columns_.data() + i));
+    if (!columns_.empty()) return divide(sums, splat(V(row(d, h))) * load(columns_.data() + i));
+    Vec<V> counts{};
+    for (int64_t k = 0; k < kLanes<V>; ++k) counts[k] = V(column(std::min(i + k, w_.w.out - 1)));
+    return divide(sums, splat(V(row(d, h))) * counts);
   }
 
   // Divides the sums of outputs [begin, end) of row (d, h): `width` of each, at least a vector,
@@ -58,7 +63,7 @@ class Divisors {
                     int64_t width) const {
     const V divisor = V(row(d, h));
     for (int64_t i = begin; i < end; ++i, sums += cell) {
-      const Vec<V> by = splat(V(divisor * columns_[size_t(i)]));
+      const Vec<V> by = splat(V(divisor * V(column(i))));
       int64_t k = 0;
       for (; k + kLanes<V> <= width; k += kLanes<V>) store(sums + k, divide(load(sums + k), by));
       if (k < width) {
@@ -82,8 +87,9 @@ class Divisors {
     return w_.include_pad ? axis.padded_taps(i) : axis.last(i) - axis.first(i);
   }
 
+  static constexpr int64_t kMost = 1 << 16;
   const Window& w_;
-  std::vector<V> columns_;
+  std::vector<V> columns_;  // the counts of all columns, if they are not too many
 };
 
 }  // namespace poolkit

@@ -188,7 +188,6 @@ template <class F, class T>
 void forward_planes(const T* x, const Result<F, T>& result, const Window& w, int64_t planes,
                     int64_t run) {
   constexpr int64_t kGroup = kLanes<typename F::V>, kBytes = 128 << 10;
-  const std::vector<Column> columns = columns_of(w.w);
   // So much of an axis that the cells it looks at are at most `most`.
   const auto part = [](const Axis& a, int64_t most) {
     return a.size <= most ? a.out : std::clamp<int64_t>(a.out * most / a.size, 1, a.out);
@@ -202,7 +201,7 @@ void forward_planes(const T* x, const Result<F, T>& result, const Window& w, int
   const int64_t ds = parts(w.d.out, d_part), groups = parts(planes, kGroup);
   const int64_t cost = kGroup * (w.cells() + w.outputs() * w.w.kernel) / (ws * hs * ds);
   parallel(groups * ds * hs * ws, cost, [&](int64_t item, int64_t stop) {
-    PlanePool<T, typename F::Plain, false> plain(x, planes, w, run, columns);
+    PlanePool<T, typename F::Plain, false> plain(x, planes, w, run);
     std::optional<PlanePool<T, typename F::Full, true>> full;
     for (; item < stop; ++item) {
       int64_t rest = item;
@@ -217,7 +216,7 @@ void forward_planes(const T* x, const Result<F, T>& result, const Window& w, int
       if (plain(b, 0)) {
         store_planes<F>(plain, b, 0, result, w, run);
       } else if constexpr (F::kMayFail) {
-        if (!full) full.emplace(x, planes, w, run, columns);
+        if (!full) full.emplace(x, planes, w, run);
         for (int64_t first = 0; first < b.planes; first += kLanes<typename F::Full::Value>) {
           (*full)(b, first);
           store_planes<F>(*full, b, first, result, w, run);
@@ -231,9 +230,8 @@ void forward_planes(const T* x, const Result<F, T>& result, const Window& w, int
 template <class F, class T>
 class RunPool {
  public:
-  RunPool(const T* x, const Result<F, T>& result, const Window& w, int64_t run,
-          const std::vector<Column>& columns)
-      : x_(x), result_(result), w_(w), run_(run), columns_(columns) {}
+  RunPool(const T* x, const Result<F, T>& result, const Window& w, int64_t run)
+      : x_(x), result_(result), w_(w), run_(run) {}
 
   // Channels [first, first + n) of the cells of a block, whose `plane` counts whole cells.
   void operator()(const Block& b, int64_t first, int64_t n) {
@@ -290,7 +288,7 @@ class RunPool {
       y = values.reserve(cells * n + N);
     taps.reserve(cells * n + N);
     const auto go = [&]<int U>() {
-      LanePool<R, Exact, U>(w_, columns_, n)(view, b, y, taps.get(), row, cell);
+      LanePool<R, Exact, U>(w_, n)(view, b, y, taps.get(), row, cell);
     };
     if (n >= 4 * N)
       go.template operator()<4>();
@@ -315,14 +313,12 @@ class RunPool {
   const Result<F, T>& result_;
   const Window& w_;
   const int64_t run_;
-  const std::vector<Column>& columns_;
 };
 
 template <class F, class T>
 void forward_runs(const T* x, const Result<F, T>& result, const Window& w, int64_t planes,
                   int64_t run) {
   constexpr int64_t kBytes = 256 << 10, kVectors = 4;
-  const std::vector<Column> columns = columns_of(w.w);
   // Rows of outputs at a time; channels are shared out only where there is too little else.
   const int64_t threads = torch::stable::get_num_threads();
   const int64_t width = kVectors * kLanes<typename F::V>;
@@ -343,7 +339,7 @@ void forward_runs(const T* x, const Result<F, T>& result, const Window& w, int64
   rows = (w.h.out + strips - 1) / strips;
   const int64_t cost = rows * w.w.out * chunk * std::min<int64_t>(w.taps(), 32) / 4;
   parallel(planes * w.d.out * strips * channel_parts, cost, [&](int64_t item, int64_t stop) {
-    RunPool<F, T> pool(x, result, w, run, columns);
+    RunPool<F, T> pool(x, result, w, run);
     for (; item < stop; ++item) {
       int64_t rest = item;
       const int64_t part = rest % channel_parts;

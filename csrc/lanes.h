@@ -185,13 +185,14 @@ struct Column {
   int64_t cell, tap, taps;
 };
 
-inline std::vector<Column> columns_of(const Axis& a) {
-  std::vector<Column> columns(size_t(a.out));
-  for (int64_t i = 0; i < a.out; ++i) {
+// The windows of outputs [begin, end).
+inline void find_columns(const Axis& a, int64_t begin, int64_t end, std::vector<Column>& columns) {
+  columns.resize(size_t(end - begin));
+  for (int64_t i = begin; i < end; ++i) {
     const int64_t tap = a.first(i);
-    columns[i] = {a.start(i) + tap * a.dilation, tap, std::max<int64_t>(0, a.last(i) - tap)};
+    columns[size_t(i - begin)] = {a.start(i) + tap * a.dilation, tap,
+                                  std::max<int64_t>(0, a.last(i) - tap)};
   }
-  return columns;
 }
 
 template <class R>
@@ -344,11 +345,8 @@ class LanePool {
   using L = typename R::Lane;
 
  public:
-  LanePool(const Window& w, const std::vector<Column>& columns, int64_t width)
-      : w_(w), columns_(columns), width_(width), straight_(is_straight(w)) {
+  LanePool(const Window& w, int64_t width) : w_(w), width_(width), straight_(is_straight(w)) {
     list_.resize(size_t(w.d.kernel * w.h.kernel));
-    if (!straight_)
-      for (int64_t i = 0; i < w.w.out; ++i) units_.push_back({i, 0, 1});
   }
 
   // The results of output row r of the block go to `to` + r * row, cells `cell` apart; the taps go
@@ -356,7 +354,13 @@ class LanePool {
   void operator()(const View<V>& in, const Block& b, V* to, L* taps, int64_t row, int64_t cell) {
     const Span d_seen(w_.d, b.d0, b.d1), h_seen(w_.h, b.h0, b.h1);
     const int64_t n = b.columns(), line = n * width_;
-    const Column* const columns = columns_.data() + b.w0;
+    if (b.w0 != begin_ || b.w1 != end_) {
+      begin_ = b.w0, end_ = b.w1;
+      find_columns(w_.w, begin_, end_, columns_);
+      units_.clear();
+      for (int64_t i = 0; !straight_ && i < n; ++i) units_.push_back({i, 0, 1});
+    }
+    const Column* const columns = columns_.data();
     if (!straight_) {
       done_.assign(size_t(d_seen.size() * h_seen.size()), 0);
       reduced_.reserve(int64_t(done_.size()) * line);
@@ -404,10 +408,10 @@ class LanePool {
   }
 
   const Window& w_;
-  const std::vector<Column>& columns_;
   const int64_t width_;
   const bool straight_;
-  std::vector<Column> units_;
+  int64_t begin_ = 0, end_ = 0;  // the outputs that columns_ are of
+  std::vector<Column> columns_, units_;
   std::vector<CellRow<R>> list_;
   std::vector<char> done_;
   Buffer<V> reduced_;
@@ -499,14 +503,8 @@ class PlanePool {
   static constexpr int N = kLanes<V>;
 
  public:
-  PlanePool(const T* x, int64_t planes, const Window& w, int64_t run,
-            const std::vector<Column>& columns)
-      : x_(x),
-        end_(x + planes * w.cells()),
-        w_(w),
-        starts_{run, w.cells()},
-        columns_(columns),
-        pool_(w, columns, N) {}
+  PlanePool(const T* x, int64_t planes, const Window& w, int64_t run)
+      : x_(x), end_(x + planes * w.cells()), w_(w), starts_{run, w.cells()}, pool_(w, N) {}
 
   // Pools lanes [first, first + N) of the block's planes. False if something special was met.
   bool operator()(const Block& b, int64_t first) {
@@ -541,7 +539,6 @@ class PlanePool {
   const T *const x_, *const end_;
   const Window& w_;
   const PlaneStarts starts_;
-  const std::vector<Column>& columns_;
   LanePool<R, Exact, 1> pool_;
   Buffer<V> in_, values_;
   Buffer<L> taps_;

@@ -224,11 +224,20 @@ struct Corner {
 };
 
 // What all windows of one column have in common.
-inline std::vector<Corner> columns_of_taps(const Window& w) {
-  std::vector<Corner> columns;
-  for (int64_t i = 0; i < w.w.out; ++i) columns.emplace_back(w.w, i, 1, 0);
-  return columns;
-}
+class Corners {
+ public:
+  explicit Corners(const Axis& a) : a_(a) {
+    if (a.out <= 1 << 16)
+      for (int64_t i = 0; i < a.out; ++i) corners_.emplace_back(a, i, 1, 0);
+  }
+  Corner operator[](int64_t i) const {
+    return corners_.empty() ? Corner(a_, i, 1, 0) : corners_[size_t(i)];
+  }
+
+ private:
+  const Axis& a_;
+  std::vector<Corner> corners_;  // of all columns, if they are not too many
+};
 
 // Calls f(d, h, number of the row's first output, corner) for each row of outputs.
 template <class F>
@@ -243,7 +252,7 @@ void for_rows(const Window& w, const F& f) {
 // for the one before if both go to one cell, as neighbours often do; other planes fill the time.
 template <int P, class T, class Offset>
 void scatter_plane(const T* g, const Offset* offsets, Wide<T>* sum, const Window& w,
-                   const Taps<Offset>& taps, const std::vector<Corner>& columns) {
+                   const Taps<Offset>& taps, const Corners& columns) {
   const int64_t cells = w.cells(), outputs = w.outputs(), n = w.w.out;
   const int64_t inner = w.w.inner_begin(), outer = w.w.inner_end();
   const auto inside = [](const Axis& a, int64_t i) {
@@ -253,7 +262,7 @@ void scatter_plane(const T* g, const Offset* offsets, Wide<T>* sum, const Window
   for_rows(w, [&](int64_t d, int64_t h, int64_t first, const Corner& row) {
     const auto checked = [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
-        const Corner corner = row + columns[size_t(i)];
+        const Corner corner = row + columns[i];
         for (int p = 0; p < P; ++p) {
           const Tap tap = taps[offsets[first + i + p * outputs]];
           if (corner.holds(tap))
@@ -280,12 +289,12 @@ void scatter_plane(const T* g, const Offset* offsets, Wide<T>* sum, const Window
 template <class T, class Offset>
 void scatter_channels(const T* g, const Offset* offsets, Wide<T>* sum, int64_t step,
                       const Window& w, int64_t run, int64_t n, const Taps<Offset>& taps,
-                      const std::vector<Corner>& columns) {
+                      const Corners& columns) {
   const int64_t cells = w.cells();
   for (int64_t i = 0; i < cells; ++i) std::fill_n(sum + i * step, n, Wide<T>(0));
   for_rows(w, [&](int64_t, int64_t, int64_t first, const Corner& row) {
     for (int64_t i = 0; i < w.w.out; ++i) {
-      const Corner corner = row + columns[size_t(i)];
+      const Corner corner = row + columns[i];
       const int64_t at = (first + i) * run;
       for (int64_t c = 0; c < n; ++c) {
         const Tap tap = taps[offsets[at + c]];
@@ -303,7 +312,7 @@ void scatter_by_planes(const T* g, const Offset* offsets, T* out, const Window& 
   constexpr bool kConverts = !std::is_same_v<T, V>;
   const int64_t blocks = (run + width - 1) / width, cells = w.cells();
   const Taps<Offset> taps(w);
-  const std::vector<Corner> columns = columns_of_taps(w);
+  const Corners columns(w.w);
   // Planes go four at a time while they last.
   const int64_t group = run == 1 && planes >= 4 * torch::stable::get_num_threads() ? 4 : 1;
   const int64_t groups = (planes + group - 1) / group;
