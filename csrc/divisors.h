@@ -77,11 +77,15 @@ class Divisors {
   }
 
  private:
-  static Vec<V> divide(Vec<V> sums, const Vec<V>& divisor) {
-    if constexpr (std::is_floating_point_v<V>) return sums / divisor;
-    for (int k = 0; k < kLanes<V>; ++k)
-      sums[k] = V(quotient<int64_t>(sums[k], int64_t(divisor[k])));
-    return sums;
+  static Vec<V> divide(const Vec<V>& sums, const Vec<V>& divisor) {
+    if constexpr (std::is_floating_point_v<V>) {
+      return sums / divisor;
+    } else {
+      Vec<V> result{};
+      for (int k = 0; k < kLanes<V>; ++k)
+        result[k] = V(quotient<int64_t>(sums[k], int64_t(divisor[k])));
+      return result;
+    }
   }
   int64_t count(const Axis& axis, int64_t i) const {
     return w_.include_pad ? axis.padded_taps(i) : axis.last(i) - axis.first(i);

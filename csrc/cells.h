@@ -1,0 +1,162 @@
+// Cells on their way between tensors and registers: memory for them, and the types in which they
+// are reduced.
+#pragma once
+
+#include <algorithm>
+#include <cstring>
+#include <new>
+#include <type_traits>
+
+#include "reduce.h"
+#include "simd.h"
+
+namespace poolkit {
+
+// Memory for vectors: aligned, and not cleared.
+template <class V>
+class Buffer {
+ public:
+  explicit Buffer(int64_t n = 0) { reserve(n); }
+  ~Buffer() { release(); }
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+
+  V* reserve(int64_t n) {
+    if (n > room_) {
+      release();
+      data_ = static_cast<V*>(::operator new[](size_t(n) * sizeof(V), std::align_val_t(64)));
+      room_ = n;
+    }
+    return data_;
+  }
+  V* get() const { return data_; }
+
+ private:
+  void release() {
+    if (data_) ::operator delete[](data_, std::align_val_t(64));
+    data_ = nullptr;
+  }
+  V* data_ = nullptr;
+  int64_t room_ = 0;
+};
+
+template <>
+class Buffer<NoOffset> {
+ public:
+  explicit Buffer(int64_t = 0) {}
+  NoOffset* reserve(int64_t) { return nullptr; }
+  NoOffset* get() const { return nullptr; }
+};
+
+// ---- reading and writing vectors of another type
+// --------------------------------------------------
+
+// The forms of a half type: its key (int16_t), an integer that is ordered as the numbers are, or
+// its value (float).
+inline Vec<int16_t> flip_key(const Vec<int16_t>& bits) {  // its own inverse
+  return bits ^ ((bits >> 15) & 0x7fff);
+}
+
+// One value of T as V, and whether plain comparisons will not do for it.
+template <class V, class T>
+V convert(T v) {
+  if constexpr (is_half<T> && std::is_same_v<V, int16_t>)
+    return V(int16_t(v) ^ ((int16_t(v) >> 15) & 0x7fff));
+  else if constexpr (is_half<T>)
+    return widen(v);
+  else
+    return V(v);
+}
+
+template <class V, class T>
+bool is_special(T v) {
+  if constexpr (is_half<T> && std::is_same_v<V, int16_t>)
+    return is_nan(v) || int16_t(v) == int16_t(-0x8000);
+  else
+    return is_nan(v);
+}
+
+template <class V>
+using Special = decltype(Vec<V>{} != Vec<V>{});
+
+// kLanes<V> values of T as V. Sets lanes of `special`.
+template <class V, class T>
+[[gnu::always_inline]] inline Vec<V> read(const T* p, Special<V>& special) {
+  if constexpr (is_half<T> && std::is_same_v<V, int16_t>) {
+    Vec<int16_t> bits;
+    std::memcpy(&bits, p, sizeof(bits));
+    special |= ((bits & 0x7fff) > kInfinity<T>) | (bits == int16_t(-0x8000));
+    return flip_key(bits);
+  } else {
+    Vec<V> v{};
+    if constexpr (std::is_same_v<T, V>)
+      v = load(p);
+    else if constexpr (sizeof(T) == sizeof(V) && !is_half<T>)
+      std::memcpy(&v, p, sizeof(v));
+    else
+      for (int k = 0; k < kLanes<V>; ++k) v[k] = convert<V>(p[k]);
+    if constexpr (std::is_floating_point_v<V>) special |= v != v;
+    return v;
+  }
+}
+
+// The way back.
+template <class T, class V>
+T convert_back(V v) {
+  if constexpr (is_half<T> && std::is_same_v<V, int16_t>)
+    return T(convert<int16_t>(T(v)));
+  else if constexpr (is_half<T>)
+    return narrow<T>(v);
+  else
+    return T(v);
+}
+
+template <class T, class V>
+[[gnu::always_inline]] inline void write(T* p, const Vec<V>& v) {
+  if constexpr (is_half<T> && std::is_same_v<V, int16_t>) {
+    const Vec<int16_t> bits = flip_key(v);
+    std::memcpy(p, &bits, sizeof(bits));
+  } else if constexpr (std::is_same_v<T, V>)
+    store(p, v);
+  else if constexpr (sizeof(T) == sizeof(V))
+    std::memcpy(p, &v, sizeof(v));
+  else
+    for (int k = 0; k < kLanes<V>; ++k) p[k] = convert_back<T, V>(v[k]);
+}
+
+// The first n lanes.
+template <class T, class V>
+void write_some(T* p, const Vec<V>& v, int64_t n) {
+  T some[kLanes<V>];
+  write<T, V>(some, v);
+  std::memcpy(p, some, size_t(n) * sizeof(T));
+}
+
+// Where offsets go: uint8 (SmallOffset), or uint16 and int32 tensors.
+struct Offsets {
+  void* data = nullptr;
+  ScalarType type = ScalarType::Byte;
+
+  // Stores a vector of taps.
+  template <class Offset, class LaneVec>
+  void put(int64_t at, const LaneVec& taps) const {
+    as<Offset>([&]<class O>(O* offsets) {
+      constexpr int n = int(sizeof(LaneVec) / sizeof(taps[0]));
+      O some[n];
+      for (int k = 0; k < n; ++k) some[k] = O(taps[k]);
+      std::memcpy(offsets + at, some, sizeof(some));
+    });
+  }
+
+  // Calls f with the pointer in its own type.
+  template <class Offset, class F>
+  void as(const F& f) const {
+    const auto go = [&]<class O>() { f(static_cast<O*>(data)); };
+    if constexpr (std::is_same_v<Offset, SmallOffset>)
+      go.template operator()<uint8_t>();
+    else
+      dispatch_offsets(type, go);
+  }
+};
+
+}  // namespace poolkit
