@@ -9,6 +9,7 @@
 
 #include "reduce.h"
 #include "simd.h"
+#include "tensor.h"
 
 namespace poolkit {
 
