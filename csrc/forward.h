@@ -88,13 +88,14 @@ void store_rows(const RowPool<T, R, Exact>& pool, const Block& b, const Result<F
         for (int64_t i = 0; i < n; i += N) {
           Vec<V> v = load(values + i);
           if constexpr (R::kSums)
-            if (result.divisors) v = result.divisors->quotients(v, b.d0, h, b.w0 + i);
+            if (result.divisors) v = result.divisors->quotients(v + Vec<V>{}, b.d0, h, b.w0 + i);
           for (int64_t k = 0; k < std::min<int64_t>(N, n - i); ++k)
             result.y[to + (i + k) * run] = convert_back<T, V>(v[k]);
         }
       } else if (R::kSums && result.divisors) {
         store_row(values, n, result.y + to, result.y + stop, [&](T* p, int64_t i, const Vec<V>& v) {
-          if constexpr (R::kSums) write<T, V>(p, result.divisors->quotients(v, b.d0, h, b.w0 + i));
+          if constexpr (R::kSums)
+            write<T, V>(p, result.divisors->quotients(v + Vec<V>{}, b.d0, h, b.w0 + i));
         });
       } else {
         store_row(values, n, result.y + to, result.y + stop,
@@ -199,7 +200,8 @@ void forward_planes(const T* x, const Result<F, T>& result, const Window& w, int
   const auto parts = [](int64_t all, int64_t one) { return (all + one - 1) / one; };
   const int64_t ws = parts(w.w.out, w_part), hs = parts(w.h.out, h_part);
   const int64_t ds = parts(w.d.out, d_part), groups = parts(planes, kGroup);
-  const int64_t cost = kGroup * (w.cells() + w.outputs() * w.w.kernel) / (ws * hs * ds);
+  const int64_t cost =
+      kGroup * (w.cells() + w.outputs() * std::min(w.w.kernel, w.w.size)) / (ws * hs * ds);
   parallel(groups * ds * hs * ws, cost, [&](int64_t item, int64_t stop) {
     PlanePool<T, typename F::Plain, false> plain(x, planes, w, run);
     std::optional<PlanePool<T, typename F::Full, true>> full;
@@ -328,16 +330,18 @@ void forward_runs(const T* x, const Result<F, T>& result, const Window& w, int64
   const int64_t chunk = run / chunks / width * width > 0 ? run / chunks / width * width : run;
   const int64_t channel_parts = std::max<int64_t>(1, run / chunk);
   const int64_t step = w.h.adaptive() ? w.h.size / w.h.out + 1 : w.h.stride;
-  const int64_t row_bytes =
-      w.w.size * chunk * int64_t(sizeof(typename F::V)) *
-      std::max<int64_t>(1, w.d.adaptive() ? w.d.size / w.d.out + 1 : w.d.kernel);
+  const int64_t row_bytes = w.w.size * chunk * int64_t(sizeof(typename F::V)) *
+                            std::max<int64_t>(1, w.d.adaptive() ? w.d.size / w.d.out + 1
+                                                                : std::min(w.d.kernel, w.d.size));
   int64_t rows = std::clamp<int64_t>(
-      std::max(kBytes / row_bytes, 3 * (w.h.adaptive() ? step : w.h.extent())) / step, 1, w.h.out);
+      std::max(kBytes / row_bytes, 3 * (w.h.adaptive() ? step : std::min(w.h.extent(), w.h.size))) /
+          step,
+      1, w.h.out);
   while (rows > 1 && planes * w.d.out * channel_parts * ((w.h.out + rows - 1) / rows) < 4 * threads)
     rows = (rows + 1) / 2;
   const int64_t strips = (w.h.out + rows - 1) / rows;
   rows = (w.h.out + strips - 1) / strips;
-  const int64_t cost = rows * w.w.out * chunk * std::min<int64_t>(w.taps(), 32) / 4;
+  const int64_t cost = 4 * rows * w.w.out * chunk;
   parallel(planes * w.d.out * strips * channel_parts, cost, [&](int64_t item, int64_t stop) {
     RunPool<F, T> pool(x, result, w, run);
     for (; item < stop; ++item) {
@@ -361,7 +365,7 @@ template <class F, class T>
 void forward_long(const T* x, const Result<F, T>& result, const Window& w, int64_t planes) {
   using R = typename F::Plain;
   const int64_t rows = w.d.out * w.h.out;
-  const int64_t cost = w.w.out * w.w.kernel * w.h.kernel * w.d.kernel / 4;
+  const int64_t cost = w.w.size;
   parallel(planes * rows, cost, [&](int64_t item, int64_t stop) {
     for (; item < stop; ++item) {
       const int64_t plane = item / rows, d = item % rows / w.h.out, h = item % w.h.out;
@@ -415,8 +419,8 @@ void forward_global(const T* x, const Result<F, T>& result, const Window& w, int
     for (; group < stop; ++group) {
       const int64_t first = group * N, count = std::min<int64_t>(N, planes - first);
       V sums[N];
-      if (count == N && n >= N)
-        sum_runs(x + first * n, n, sums);
+      if (n >= N)
+        sum_runs(x + first * n, n, count, sums);
       else
         for (int64_t k = 0; k < count; ++k) sums[k] = sum_run(x + (first + k) * n, n);
       for (int64_t k = 0; k < count; ++k)
@@ -432,15 +436,14 @@ void forward(const T* x, const Result<F, T>& result, const Window& w, int64_t pl
   const bool adaptive = w.d.adaptive() || w.h.adaptive() || w.w.adaptive();
   const int64_t taps = w.w.adaptive() ? w.w.size / w.w.out : w.w.kernel;
   const bool apart = w.w.adaptive() || 2 * w.w.stride >= w.w.kernel || w.w.out == 1;
-  // Large windows that overlap much take few steps in long rows.
-  const bool large = w.w.kernel + w.h.kernel + w.d.kernel > 16 && w.w.stride == 1 && w.w.out > 48;
+  const bool few = 2 * planes * run <= kLanes<typename F::V>;
   if constexpr (F::Plain::kSums)
     if (run == 1 && w.is_one_row()) return forward_global<F>(x, result, w, planes);
   if (run == 1 && w.w.dilation == 1 && taps >= 48 && apart)
     forward_long<F>(x, result, w, planes);
   else if (run >= kLanes<T>)
     forward_runs<F>(x, result, w, planes, run);
-  else if (adaptive || (2 * planes * run > kLanes<typename F::V> && !large))
+  else if (adaptive || !can_stage(w) || !(few || overlaps_much(w)))
     forward_planes<F>(x, result, w, planes * run, run);
   else
     forward_rows<F>(x, result, w, planes * run, run);

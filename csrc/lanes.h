@@ -50,6 +50,7 @@ struct CellRow {
   const typename R::Value* cells;
   const typename R::Lane* taps;  // of cells that are maxima already
   int64_t base;                  // the tap of the window at which the row begins
+  bool opens;                    // whether the row is the first of a slice
 };
 
 template <class L>
@@ -125,6 +126,44 @@ template <class R, bool Exact, bool Sub, int U, int K>
   }
 }
 
+// The same for sums: rows are added up along themselves, then down the slice, then the slices, as
+// rows.h does, so that a sum does not depend on the scheme. It begins with 0: -0 becomes +0.
+template <class R, int U, int K>
+[[gnu::always_inline]] inline void sum_window(const CellRow<R>* rows, int64_t count,
+                                              const Column& c, int64_t first, int64_t step,
+                                              typename R::Value* to) {
+  using V = typename R::Value;
+  constexpr int N = kLanes<V>;
+  const int64_t taps = K ? K : c.taps;
+  Vec<V> total[U] = {}, slice[U] = {};
+  for (int64_t r = 0; r < count; ++r) {
+    const V* const p = rows[r].cells + first;
+    Vec<V> row[U];
+    POOLKIT_UNROLL
+    for (int u = 0; u < U; ++u) row[u] = load(p + u * N);
+    if constexpr (K > 0) {
+      POOLKIT_UNROLL
+      for (int t = 1; t < K; ++t) {
+        POOLKIT_UNROLL
+        for (int u = 0; u < U; ++u) row[u] += load(p + t * step + u * N);
+      }
+    } else {
+      for (int64_t t = 1; t < taps; ++t) {
+        POOLKIT_UNROLL
+        for (int u = 0; u < U; ++u) row[u] += load(p + t * step + u * N);
+      }
+    }
+    const bool opens = rows[r].opens;
+    POOLKIT_UNROLL
+    for (int u = 0; u < U; ++u) {
+      if (opens) total[u] += slice[u];
+      slice[u] = opens ? row[u] : slice[u] + row[u];
+    }
+  }
+  POOLKIT_UNROLL
+  for (int u = 0; u < U; ++u) store(to + u * N, total[u] + slice[u]);
+}
+
 // One output row of `n` windows of cells that are `width` values wide, at least U vectors. Cells
 // are `pitch` values apart, a window's taps `step`, outputs `to_pitch` and their taps `taps_pitch`.
 // Sub: the cells bring taps of their own. All values of one output come before the next output:
@@ -144,8 +183,12 @@ void reduce_row(const CellRow<R>* rows, int64_t count, const Column* columns, in
     const auto all = [&]<int K>() {
       for (int64_t at = 0; at < width; at += kStep) {
         at = std::min(at, width - kStep);  // the last step overlaps the one before
-        reduce_window<R, Exact, Sub, U, K>(rows, count, c, c.cell * pitch + at, step, to + at,
-                                           lane(to_taps, at));
+        const int64_t first = c.cell * pitch + at;
+        if constexpr (R::kSums)
+          sum_window<R, U, K>(rows, count, c, first, step, to + at);
+        else
+          reduce_window<R, Exact, Sub, U, K>(rows, count, c, first, step, to + at,
+                                             lane(to_taps, at));
       }
     };
     if (Sub || c.taps == 1)
@@ -195,9 +238,7 @@ class LanePool {
   using L = typename R::Lane;
 
  public:
-  LanePool(const Window& w, int64_t width) : w_(w), width_(width), straight_(is_straight(w)) {
-    list_.resize(size_t(w.d.kernel * w.h.kernel));
-  }
+  LanePool(const Window& w, int64_t width) : w_(w), width_(width), straight_(is_straight(w)) {}
 
   // The results of output row r of the block go to `to` + r * row, cells `cell` apart; the taps go
   // to `taps` without gaps.
@@ -218,14 +259,14 @@ class LanePool {
     }
     for (int64_t d = b.d0; d < b.d1; ++d)
       for (int64_t h = b.h0; h < b.h1; ++h, to += row, taps = lane(taps, line)) {
-        int64_t count = 0;
+        list_.clear();
         for (int64_t td = w_.d.first(d); td < w_.d.last(d); ++td)
           for (int64_t th = w_.h.first(h); th < w_.h.last(h); ++th) {
             const int64_t base = (td * w_.h.kernel + th) * w_.w.kernel;
             const int64_t id = w_.d.start(d) + td * w_.d.dilation;
             const int64_t ih = w_.h.start(h) + th * w_.h.dilation;
             if (straight_) {
-              list_[size_t(count++)] = {in.line(id, ih), nullptr, base};
+              list_.push_back({in.line(id, ih), nullptr, base, th == w_.h.first(h)});
               continue;
             }
             const int64_t number = (id - d_seen.low) * h_seen.size() + ih - h_seen.low;
@@ -233,13 +274,14 @@ class LanePool {
             L* const cell_taps = lane(reduced_taps_.get(), number * line);
             if (!done_[size_t(number)]) {
               done_[size_t(number)] = 1;
-              const CellRow<R> one{in.line(id, ih), nullptr, 0};
+              const CellRow<R> one{in.line(id, ih), nullptr, 0, true};
               reduce_row<R, Exact, false, U>(&one, 1, columns, n, width_, in.cell,
                                              w_.w.dilation * in.cell, cells, cell_taps, width_,
                                              width_);
             }
-            list_[size_t(count++)] = {cells, cell_taps, base};
+            list_.push_back({cells, cell_taps, base, th == w_.h.first(h)});
           }
+        const auto count = int64_t(list_.size());
         if (straight_)
           reduce_row<R, Exact, false, U>(list_.data(), count, columns, n, width_, in.cell,
                                          w_.w.dilation * in.cell, to, taps, cell, width_);
@@ -252,9 +294,13 @@ class LanePool {
  private:
   // Whether so few taps are reduced that row buffers would cost more.
   static bool is_straight(const Window& w) {
-    const int64_t rows = w.d.kernel * w.h.kernel;
+    // (A kernel may be far longer than the axis: padding has no limit.)
+    const auto taps = [](const Axis& a) { return std::min(a.kernel, a.size); };
+    const int64_t rows = taps(w.d) * taps(w.h);
     const int64_t fresh = std::max<int64_t>(1, w.h.stride) * std::max<int64_t>(1, w.d.stride);
-    return rows == 1 || w.w.kernel == 1 || w.taps() <= fresh * (w.w.kernel + 3) + rows + 2;
+    return rows == 1 || w.w.kernel == 1 || rows > 64
+               ? rows == 1 || w.w.kernel == 1
+               : rows * taps(w.w) <= std::min<int64_t>(fresh, 1 << 20) * (taps(w.w) + 3) + rows + 2;
   }
 
   const Window& w_;

@@ -121,7 +121,7 @@ Wide<T> sum_run(const T* p, int64_t n) {
 // The sums of as many runs of n cells, one after the other, as a vector has lanes; n is at least
 // that. Each is added up in independent lanes, and a transposition adds these for all runs at once.
 template <class T>
-void sum_runs(const T* p, int64_t n, Wide<T>* sums) {
+void sum_runs(const T* p, int64_t n, int64_t count, Wide<T>* sums) {
   using V = Wide<T>;
   constexpr int N = kLanes<V>;
   // The last vector of a run overlaps the one before: of it only the lanes that are new count.
@@ -131,7 +131,7 @@ void sum_runs(const T* p, int64_t n, Wide<T>* sums) {
   Vec<V> total[N];
   POOLKIT_UNROLL
   for (int k = 0; k < N; ++k) {
-    const T* const from = p + k * n;
+    const T* const from = p + std::min<int64_t>(k, count - 1) * n;
     Vec<V> sum{};
     int64_t i = 0;
     if (n >= 16 * N) {  // long runs: four chains of additions

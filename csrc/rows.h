@@ -75,6 +75,20 @@ void fold(const Source<R>* s, int64_t count, int64_t n, typename R::Value* to,
 // Up to so many taps are combined in one step.
 constexpr int64_t kDirect = 7;
 
+// Large windows that overlap much take few steps in long rows, however few or many planes there
+// are.
+inline bool overlaps_much(const Window& w) {
+  return w.w.kernel + w.h.kernel + w.d.kernel > 16 && w.w.stride == 1 && w.w.out > 48;
+}
+
+// Whether padding and strides are short enough to be written out.
+inline bool can_stage(const Window& w) {
+  const auto staged = [](const Axis& a) {
+    return std::max(a.extent(), a.stride) <= 4 * a.size + 64;
+  };
+  return staged(w.d) && staged(w.h) && staged(w.w);
+}
+
 // An axis of the block: tap t of an output lies place(t) values after its first.
 struct Reach {
   int64_t taps, stride, dilation, phase,
@@ -97,10 +111,10 @@ class AxisPass {
 
  public:
   void operator()(const V* v, const L* at, const Reach& reach, int64_t base, int64_t n, V* to,
-                  L* to_at) {
+                  L* to_at, bool two_steps = false) {
     const int64_t k = reach.taps;
     sources_.clear();
-    if (k <= kDirect || reach.stride > 1) {
+    if (k <= kDirect || reach.stride > 1 || !two_steps) {
       for (int64_t t = 0; t < k; ++t) add(v, at, reach.place(t), t * base);
       return fold<R, Exact, Sub>(sources_.data(), k, n, to, to_at);
     }
@@ -321,15 +335,15 @@ class RowPool {
       if (a.kernel == 1 && a.stride == 1 && !R::kOffsets)
         std::copy_n(staged, slice, reduced);
       else if (uses_all_)
-        first_(staged, nullptr, along, 1, slice - along.shift(), reduced, reduced_at);
+        first_(staged, nullptr, along, 1, slice - along.shift(), reduced, reduced_at, large_);
       else
         for (int64_t r = 0; r < h.stride; ++r)
           if (used_[size_t(r)])
             first_(staged + r * length, nullptr, along, 1, length - along.shift(),
-                   reduced + r * length, lane(reduced_at, r * length));
+                   reduced + r * length, lane(reduced_at, r * length), large_);
       if (h.kernel > 1)
         next_(reduced, reduced_at, down, a.kernel, length - down.shift() * pitch_, reduced,
-              reduced_at);
+              reduced_at, large_);
     }
     if (nd > 1 || (R::kOffsets && d0 > 0)) {
       Reach through{nd, 1, 1, 0, slice};
@@ -423,6 +437,7 @@ class RowPool {
 
   const PlaneStarts starts_;
   const Window& w_;
+  const bool large_ = overlaps_much(w_);
   bool uses_all_;
   Staging<T> staging_;
   std::vector<Gap> gaps_;

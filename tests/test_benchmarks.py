@@ -497,6 +497,7 @@ def test_a_short_run(tmp_path):
 
 INTERRUPTED = """
 import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background begins deaf
 import benchmarks.__main__ as command
 def measure(point, *rest):
     if point.phase == "training":

@@ -207,3 +207,20 @@ def test_wrong_calls_of_raw_operators_raise():
 
 if __name__ == "__main__":
     print(cpu.isa(), sum(check(seed) != 0 for seed in range(2000, 2000 + int(sys.argv[1]))))
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_averages_do_not_depend_on_the_batch(rank, layout):
+    """The kernels choose their scheme by the number of planes; a sum is the same in all of them."""
+    sizes = {1: (90,), 2: (23, 61), 3: (5, 9, 12)}[rank]
+    x = sample((4, 20, *sizes))
+    for kernel, stride, padding in ((2, 2, 0), (3, 1, 1), (3, 2, 1), (5, 1, 2), (5, 3, 0)):
+        w = window.fixed("t", rank, x.shape, kernel, stride, padding, 1, False, True)
+        one = window.fixed("t", rank, x[:1].shape, kernel, stride, padding, 1, False, True)
+        some = native.avg_pool(laid_out(x, layout), w.packed)[1:2]
+        assert_bit_equal(native.avg_pool(laid_out(x[1:2], layout), one.packed), some)
+    globally = window.adaptive("t", rank, x.shape, 1, True)
+    alone = window.adaptive("t", rank, x[:1].shape, 1, True)
+    some = native.avg_pool(laid_out(x, layout), globally.packed)[1:2]
+    assert_bit_equal(native.avg_pool(laid_out(x[1:2], layout), alone.packed), some)
