@@ -332,6 +332,7 @@ bool gather_planes(const T* const (&plane)[kLanes<V>], int64_t step, int64_t n, 
                    int64_t pitch = kLanes<V>) {
   constexpr int N = kLanes<V>;
   Special<V> special{};
+  if (n <= 0) return false;  // an empty tensor has no address
   if (step != 1) {
     for (int64_t c = 0; c < n; ++c) {
       T some[N];
