@@ -118,7 +118,7 @@ struct Window {
       STD_TORCH_CHECK(axis.size > 0 && axis.out >= 0 && axis.kernel > 0 && axis.stride >= 0 &&
                           axis.before >= 0 && axis.after >= 0 && axis.dilation > 0,
                       "poolkit: a packed window has impossible fields at axis ", i);
-      taps_ *= axis.kernel;
+      taps_ = taps_ > INT64_MAX / axis.kernel ? INT64_MAX : taps_ * axis.kernel;
       *axes[3 - rank + i] =
           axis.adaptive() && axis.out > 0 && axis.size % axis.out == 0
               ? Axis{axis.size, axis.out, axis.size / axis.out, axis.size / axis.out, 0, 0, 1}
