@@ -300,7 +300,10 @@ class RowPool {
   using V = typename R::Value;
   using L = typename R::Lane;
   static constexpr int N = kLanes<V>;
-  static constexpr bool kWatch = R::kOffsets && (std::is_same_v<T, V>);
+  // Whether a cell can be the value that stands for padding: not where it is staged in a type that
+  // has a lower one.
+  static constexpr bool kWatch =
+      R::kOffsets && (std::is_same_v<T, V> || std::is_floating_point_v<V>);
 
  public:
   RowPool(const T* x, int64_t planes, const Window& w, int64_t run)

@@ -205,10 +205,6 @@ def test_wrong_calls_of_raw_operators_raise():
         native.avg_pool(x, [0, 0, *(9, 3, 0, 1, 0, 0, 1), *(9, 3, 3, 3, 0, 0, 1)])
 
 
-if __name__ == "__main__":
-    print(cpu.isa(), sum(check(seed) != 0 for seed in range(2000, 2000 + int(sys.argv[1]))))
-
-
 @pytest.mark.parametrize("rank", [1, 2, 3])
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 def test_averages_do_not_depend_on_the_batch(rank, layout):
@@ -224,3 +220,23 @@ def test_averages_do_not_depend_on_the_batch(rank, layout):
     alone = window.adaptive("t", rank, x[:1].shape, 1, True)
     some = native.avg_pool(laid_out(x, layout), globally.packed)[1:2]
     assert_bit_equal(native.avg_pool(laid_out(x[1:2], layout), alone.packed), some)
+
+
+@pytest.mark.parametrize("dtype", [*FLOATS, torch.int8, torch.int16, torch.int64])
+@pytest.mark.parametrize("kernel", [3, 17])  # offsets of one byte, and of two
+@pytest.mark.parametrize("planes", [2, 70])
+def test_padding_never_wins_over_the_least_value(dtype, kernel, planes):
+    """A window of nothing but the least value names its first cell, not the padding before it."""
+    least = -math.inf if dtype.is_floating_point else torch.iinfo(dtype).min
+    x = torch.full((1, planes, 20, 21), least, dtype=dtype)
+    x[..., 13, 14] = 1
+    for stride in (1, 2):
+        w = window.fixed("t", 2, x.shape, kernel, stride, kernel // 2, 1, False, True)
+        values, offsets = native.max_pool_offsets(x, w.packed)
+        expected_values, expected_offsets = reference.max_pool(x, w)
+        assert_bit_equal(values, expected_values)
+        assert_bit_equal(offsets.long(), expected_offsets.long(), "offsets")
+
+
+if __name__ == "__main__":
+    print(cpu.isa(), sum(check(seed) != 0 for seed in range(2000, 2000 + int(sys.argv[1]))))
