@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "backward.h"
 #include "divisors.h"
 #include "lanes.h"
 
@@ -21,14 +22,6 @@ namespace poolkit {
 struct Holder {
   int64_t output, tap;
 };
-
-// Calls f(output, tap) for the outputs that hold cell c, in ascending order.
-template <class F>
-void for_holders(const Axis& a, int64_t c, const F& f) {
-  const int64_t end = a.highest_output(c);
-  for (int64_t o = a.lowest_output(c); o < end; ++o)
-    if (const int64_t tap = a.tap(o, c); tap >= 0) f(o, tap);
-}
 
 // The holders of cells [begin, end) of an axis.
 class Holders {
@@ -188,11 +181,9 @@ class Adjoint {
                Scratch& s, V* to, int64_t pitch) const {
     s.columns.find(w_.w, w0, w1);
     s.rows.clear();
-    for_holders(w_.d, d, [&](int64_t od, int64_t td) {
-      for_holders(w_.h, h, [&](int64_t oh, int64_t th) {
-        const int64_t at = od * held.slice + oh * held.row - held.origin;
-        s.rows.push_back({held.g + at, lane(held.taps, at), (td * w_.h.kernel + th) * w_.w.kernel});
-      });
+    for_output_rows(w_, d, h, [&](int64_t, int64_t od, int64_t oh, int64_t tap) {
+      const int64_t at = od * held.slice + oh * held.row - held.origin;
+      s.rows.push_back({held.g + at, lane(held.taps, at), tap});
     });
     for (int64_t c = w0; c < w1; ++c, to += pitch) {
       const Holder *const begin = s.columns.begin(c), *const end = s.columns.end(c);
@@ -202,12 +193,13 @@ class Adjoint {
         for (const Row& row : s.rows)
           for (auto* holder = begin; holder != end; ++holder) {
             const int64_t at = holder->output * held.cell + k;
-            if constexpr (kChosen)
+            if constexpr (kChosen) {
               add_where<U, V, L>(sum, static_cast<const L*>(row.offsets) + at,
                                  L(row.tap + holder->tap), row.g + at);
-            else
+            } else {
               POOLKIT_UNROLL
-            for (int u = 0; u < U; ++u) sum[u] += load(row.g + at + u * N);
+              for (int u = 0; u < U; ++u) sum[u] += load(row.g + at + u * N);
+            }
           }
         POOLKIT_UNROLL
         for (int u = 0; u < U; ++u) store(to + k + u * N, sum[u]);
@@ -262,12 +254,7 @@ class Adjoint {
             sums + (h - b.h0) * line + u * N, std::min<int64_t>(N, b.planes - u * N),
             b.columns() * (rows_join ? b.h1 - b.h0 : 1),
             [&](int64_t k, int64_t c, const Vec<V>& v, int lanes) {
-              if (run_ != 1)
-                for (int i = 0; i < lanes; ++i) to[k][(c + i) * run_] = narrow<T>(v[i]);
-              else if (lanes == N)
-                write<T, V>(to[k] + c, v);
-              else
-                write_some<T, V>(to[k] + c, v, lanes);
+              store_cells<T, V>(to[k] + c * run_, run_, v, lanes);
             },
             kWidth);
       }
@@ -339,12 +326,6 @@ class Adjoint {
 };
 
 // Whether so few outputs hold a cell that gathering from all of them is the fastest way.
-inline bool gathers(const Window& w) {
-  const auto along = [](const Axis& a) {
-    if (a.adaptive()) return a.out / a.size + 2;
-    return std::min(a.out, (a.kernel + a.stride - 1) / a.stride);
-  };
-  return along(w.d) * along(w.h) * along(w.w) <= 16;
-}
+inline bool gathers(const Window& w) { return outputs_per_cell(w) <= 16; }
 
 }  // namespace poolkit

@@ -39,8 +39,7 @@ Tensor avg_pool(const Tensor& x, std::vector<int64_t> window) {
   return in_format(out.tensor, suggested, w.rank);
 }
 
-// ---- backward
-// ------------------------------------------------------------------------------------
+// ---- backward ----
 
 // The outputs [begin, end) of all output rows that hold input row (d, h), divided and added up:
 // to[0] is output `begin`.

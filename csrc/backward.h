@@ -27,15 +27,11 @@ constexpr int64_t kMaxPhases = 16;
 // output rows that hold input row (d, h), in ascending order.
 template <class F>
 void for_output_rows(const Window& w, int64_t d, int64_t h, const F& f) {
-  const int64_t d_end = w.d.highest_output(d), h_end = w.h.highest_output(h);
-  for (int64_t od = w.d.lowest_output(d); od < d_end; ++od) {
-    const int64_t td = w.d.tap(od, d);
-    if (td < 0) continue;
-    for (int64_t oh = w.h.lowest_output(h); oh < h_end; ++oh) {
-      const int64_t th = w.h.tap(oh, h);
-      if (th >= 0) f(od * w.h.out + oh, od, oh, (td * w.h.kernel + th) * w.w.kernel);
-    }
-  }
+  for_holders(w.d, d, [&](int64_t od, int64_t td) {
+    for_holders(w.h, h, [&](int64_t oh, int64_t th) {
+      f(od * w.h.out + oh, od, oh, (td * w.h.kernel + th) * w.w.kernel);
+    });
+  });
 }
 
 // Outputs that are looked at for one cell.

@@ -49,8 +49,7 @@ class Buffer<NoOffset> {
   NoOffset* get() const { return nullptr; }
 };
 
-// ---- reading and writing vectors of another type
-// --------------------------------------------------
+// ---- reading and writing vectors of another type ----
 
 // The forms of a half type: its key (int16_t), an integer that is ordered as the numbers are, or
 // its value (float).
@@ -131,6 +130,17 @@ void write_some(T* p, const Vec<V>& v, int64_t n) {
   T some[kLanes<V>];
   write<T, V>(some, v);
   std::memcpy(p, some, size_t(n) * sizeof(T));
+}
+
+// The first n lanes, as cells that are `step` apart.
+template <class T, class V>
+[[gnu::always_inline]] inline void store_cells(T* p, int64_t step, const Vec<V>& v, int n) {
+  if (step == 1 && n == kLanes<V>)
+    write<T, V>(p, v);
+  else if (step == 1)
+    write_some<T, V>(p, v, n);
+  else
+    for (int k = 0; k < n; ++k) p[k * step] = convert_back<T, V>(v[k]);
 }
 
 // Where offsets go: uint8 (SmallOffset), or uint16 and int32 tensors.

@@ -30,7 +30,7 @@ class Divisors {
   }
 
   int64_t row(int64_t d, int64_t h) const {
-    return w_.divisor ? w_.divisor : count(w_.d, d) * count(w_.h, h);
+    return w_.divisor ? w_.divisor : capped_product(count(w_.d, d), count(w_.h, h));
   }
   int64_t column(int64_t i) const { return w_.divisor ? 1 : count(w_.w, i); }
 

@@ -36,8 +36,7 @@ struct Result {
   const Divisors<typename F::V>* divisors;  // null: sums stay sums
 };
 
-// ---- writing results
-// ------------------------------------------------------------------------------
+// ---- writing results ----
 
 // Divides the results of a block: rows `row` values apart, cells `cell`, of `width` values each.
 template <class V>
@@ -135,33 +134,20 @@ void store_planes(const PlanePool<T, R, Exact>& pool, const Block& b, int64_t fi
       const int64_t corner = ((d * w.h.out + h) * w.w.out + b.w0) * run;
       scatter_planes(pool.values() + cell * N, count, n,
                      [&](int64_t k, int64_t c, const Vec<V>& v, int lanes) {
-                       T* const to = result.y + start[k] + corner + c * run;
-                       if (run != 1)
-                         for (int i = 0; i < lanes; ++i) to[i * run] = convert_back<T, V>(v[i]);
-                       else if (lanes == N)
-                         write<T, V>(to, v);
-                       else
-                         write_some<T, V>(to, v, lanes);
+                       store_cells<T, V>(result.y + start[k] + corner + c * run, run, v, lanes);
                      });
       if constexpr (R::kOffsets)
         result.offsets.template as<typename F::Offset>([&]<class O>(O* offsets) {
           scatter_planes(pool.taps() + cell * N, count, n,
                          [&](int64_t k, int64_t c, const Vec<L>& v, int lanes) {
-                           O* const to = offsets + start[k] + corner + c * run;
-                           O some[N];
-                           for (int i = 0; i < N; ++i) some[i] = O(v[i]);
-                           if (run == 1 && lanes == N)
-                             std::memcpy(to, some, sizeof(some));
-                           else
-                             for (int i = 0; i < lanes; ++i) to[i * run] = some[i];
+                           store_cells<O, L>(offsets + start[k] + corner + c * run, run, v, lanes);
                          });
         });
       if (whole) return;
     }
 }
 
-// ---- schemes
-// --------------------------------------------------------------------------------------
+// ---- schemes ----
 
 template <class F, class T>
 void forward_rows(const T* x, const Result<F, T>& result, const Window& w, int64_t planes,

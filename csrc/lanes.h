@@ -27,8 +27,7 @@
 
 namespace poolkit {
 
-// ---- windows
-// --------------------------------------------------------------------------------------
+// ---- windows ----
 
 // A window along the row: its first real cell, the tap of that, and how many there are.
 struct Column {
@@ -296,11 +295,13 @@ class LanePool {
   static bool is_straight(const Window& w) {
     // (A kernel may be far longer than the axis: padding has no limit.)
     const auto taps = [](const Axis& a) { return std::min(a.kernel, a.size); };
-    const int64_t rows = taps(w.d) * taps(w.h);
-    const int64_t fresh = std::max<int64_t>(1, w.h.stride) * std::max<int64_t>(1, w.d.stride);
-    return rows == 1 || w.w.kernel == 1 || rows > 64
-               ? rows == 1 || w.w.kernel == 1
-               : rows * taps(w.w) <= std::min<int64_t>(fresh, 1 << 20) * (taps(w.w) + 3) + rows + 2;
+    const int64_t rows = capped_product(taps(w.d), taps(w.h));
+    if (rows == 1 || w.w.kernel == 1) return true;
+    if (rows > 64) return false;
+    // Rows of input that come new with each row of outputs; the others are reduced already.
+    const int64_t fresh =
+        std::min<int64_t>(64, std::max<int64_t>(1, w.h.stride) * std::max<int64_t>(1, w.d.stride));
+    return rows * taps(w.w) <= fresh * (taps(w.w) + 3) + rows + 2;
   }
 
   const Window& w_;
@@ -314,8 +315,7 @@ class LanePool {
   Buffer<L> reduced_taps_;
 };
 
-// ---- planes as lanes
-// ------------------------------------------------------------------------------
+// ---- planes as lanes ----
 
 // The planes of a tensor: contiguous ones (`run` == 1), or the channels of a channels-last one.
 struct PlaneStarts {

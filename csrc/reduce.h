@@ -22,7 +22,6 @@ struct LargeOffset {};  // stored as uint16 or int32
 // as wide as the value: comparisons of mixed widths would not become SIMD code.
 template <class T, class Offset>
 struct Max {
-  using Element = T;
   using Value = T;
   static constexpr bool kOffsets = !std::is_same_v<Offset, NoOffset>, kSums = false;
   static constexpr int kBytes = std::is_same_v<Offset, LargeOffset> ? 4 : 1;
@@ -43,14 +42,12 @@ L* lane(L* at, int64_t offset) {
 // The sum, in a type wide enough; avg_pool divides it.
 template <class T>
 struct Sum {
-  using Element = T;
   using Value = Wide<T>;
   static constexpr bool kOffsets = false, kSums = true;
   using Lane = NoOffset;
 };
 
-// ---- one long run of cells to one value
-// -----------------------------------------------------------
+// ---- one long run of cells to one value ----
 
 // The tap that wins among n >= 1 cells: the last NaN, or else the first maximum. The first pass
 // finds the greatest value in independent lanes, the second finds where it is.

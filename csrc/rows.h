@@ -1,9 +1,14 @@
 // Windows over long rows: the forward scheme for contiguous planes.
 //
-//   input rows    a b c d e f          staged: padding written out, one row after the other, so
-//   that staged        - a b c d e f -      every window of the block lies at the same distance
-//   from its reduced       . . . . . .          output, in its row and from row to row folded y y y
-//   y y y
+// clang-format off
+//   input rows    a b c d e f        as they lie in memory
+//   staged      - a b c d e f -      padding written out, one row after the other
+//   reduced       . . . . . .        along the row, all rows as one long row
+//   folded        y y y y y y        down the rows
+// clang-format on
+//
+// Staged, every window of a block lies at the same distance from its output, in its row and from
+// row to row.
 //
 // A block of rows (of several planes, where these are small) is copied into cache with its padding
 // written out as values that never win, or as zeros. After that there are no edges: all windows of
@@ -59,8 +64,11 @@ void fold(const Source<R>* s, int64_t count, int64_t n, typename R::Value* to,
     };
     POOLKIT_UNROLL
     for (int u = 0; u < U; ++u) best[u] = load(s[0].v + i + u * N), at[u] = tap(0, u);
-    for (int64_t k = 1; k < count; ++k) POOLKIT_UNROLL
-    for (int u = 0; u < U; ++u) meet<R, Exact>(best[u], at[u], load(s[k].v + i + u * N), tap(k, u));
+    for (int64_t k = 1; k < count; ++k) {
+      POOLKIT_UNROLL
+      for (int u = 0; u < U; ++u)
+        meet<R, Exact>(best[u], at[u], load(s[k].v + i + u * N), tap(k, u));
+    }
     POOLKIT_UNROLL
     for (int u = 0; u < U; ++u) {
       store(to + i + u * N, best[u]);
@@ -75,8 +83,7 @@ void fold(const Source<R>* s, int64_t count, int64_t n, typename R::Value* to,
 // Up to so many taps are combined in one step.
 constexpr int64_t kDirect = 7;
 
-// Large windows that overlap much take few steps in long rows, however few or many planes there
-// are.
+// Large windows that overlap much take few steps in long rows, however many planes there are.
 inline bool overlaps_much(const Window& w) {
   return w.w.kernel + w.h.kernel + w.d.kernel > 16 && w.w.stride == 1 && w.w.out > 48;
 }
@@ -91,8 +98,8 @@ inline bool can_stage(const Window& w) {
 
 // An axis of the block: tap t of an output lies place(t) values after its first.
 struct Reach {
-  int64_t taps, stride, dilation, phase,
-      unit;  // values from phase to phase, and to the next output
+  int64_t taps, stride, dilation;
+  int64_t phase, unit;  // values from phase to phase, and to the next output
 
   int64_t place(int64_t t) const {
     const int64_t q = t * dilation;
@@ -144,8 +151,7 @@ class AxisPass {
   Buffer<L> part_at_;
 };
 
-// ---- staging
-// ------------------------------------------------------------------------------------------
+// ---- staging ----
 
 // Every second value of two vectors, beginning with the first or the second.
 template <class V, int... J>
@@ -233,8 +239,7 @@ void fill(V* to, int64_t n, V value) {
   for (int64_t i = 0; i < n; i += kLanes<V>) store(to + i, v);
 }
 
-// ---- blocks
-// -------------------------------------------------------------------------------------------
+// ---- blocks ----
 
 // How the output is cut into blocks whose staged rows fit into cache.
 struct BlockPlan {

@@ -6,9 +6,8 @@
 // - Channels, and many small planes: each cell gathers from the outputs that hold it (adjoint.h).
 // - Few planes: for every output row that may name an input row, and for every tap along it, the
 //   gradient is kept where the offset equals that tap (backward.h has a drawing).
-// - Windows that overlap so much that looking at all outputs of a cell would cost more than it
-// saves,
-//   and few outputs for many cells: each output adds to the one cell that it names.
+// - Windows that overlap so much that looking at all outputs of a cell would cost too much, and few
+//   outputs for many cells: each output adds to the one cell that it names.
 #include <memory>
 #include <vector>
 
@@ -19,8 +18,7 @@
 namespace poolkit {
 namespace {
 
-// ---- row by row
-// ----------------------------------------------------------------------------------
+// ---- row by row ----
 
 // acc[i] += (offsets[i] == tap) ? g[i] : 0
 template <class V, class L>
@@ -58,8 +56,7 @@ void scatter_rows(const T* g, const Offset* offsets, T* out, const Window& w, in
   });
 }
 
-// ---- windows of two columns, side by side
-// --------------------------------------------------------
+// ---- windows of two columns, side by side ----
 
 // Whether windows of two columns cut the plane into equal parts, so that all planes are one tall
 // one.
@@ -104,8 +101,7 @@ void scatter_halves(const T* g, const Offset* offsets, T* out, const Window& w, 
   });
 }
 
-// ---- output by output
-// ----------------------------------------------------------------------------
+// ---- output by output ----
 
 // The cell that an offset names, or -1: offsets come back from Python and are not trusted.
 class Cells {
@@ -131,11 +127,11 @@ class Cells {
 // Calls f(output, cell, channel) for each offset, in row-major order of the outputs.
 template <class Offset, class F>
 void for_cells(const Offset* offsets, const Window& w, int64_t run, int64_t first_row,
-               int64_t last_row, int64_t first_channel, int64_t last_channel, const F& f) {
+               int64_t last_row, const F& f) {
   for (int64_t row = first_row; row < last_row; ++row) {
     const Cells cells(w, row / w.h.out, row % w.h.out);
     for (int64_t i = 0; i < w.w.out; ++i)
-      for (int64_t c = first_channel; c < last_channel; ++c) {
+      for (int64_t c = 0; c < run; ++c) {
         const int64_t output = (row * w.w.out + i) * run + c;
         f(output, cells(i, int64_t(offsets[output])), c);
       }
@@ -345,8 +341,7 @@ void scatter_by_planes(const T* g, const Offset* offsets, T* out, const Window& 
            });
 }
 
-// ---- operators
-// -----------------------------------------------------------------------------------
+// ---- operators ----
 
 Tensor scatter(const Tensor& g, const Tensor& offsets, std::vector<int64_t> window) {
   const Window w(window);
@@ -420,10 +415,9 @@ Tensor pick(const Tensor& x, const Tensor& offsets, std::vector<int64_t> window)
       auto* to = static_cast<T*>(out.tensor.mutable_data_ptr());
       for_planes(w, at, [&](int64_t first, int64_t plane, int64_t row, int64_t last) {
         const T* cells = from + plane * w.cells() * at.run;
-        for_cells(op + first, w, at.run, row, last, 0, at.run,
-                  [&](int64_t output, int64_t cell, int64_t c) {
-                    to[first + output] = cell < 0 ? T{} : cells[cell * at.run + c];
-                  });
+        for_cells(op + first, w, at.run, row, last, [&](int64_t output, int64_t cell, int64_t c) {
+          to[first + output] = cell < 0 ? T{} : cells[cell * at.run + c];
+        });
       });
     });
   });
@@ -441,7 +435,7 @@ Tensor plane_indices(const Tensor& offsets, std::vector<int64_t> window) {
     const auto* op = static_cast<const Offset*>(at.tensor.const_data_ptr());
     auto* to = static_cast<int64_t*>(out.tensor.mutable_data_ptr());
     for_planes(w, at, [&](int64_t first, int64_t, int64_t row, int64_t last) {
-      for_cells(op + first, w, at.run, row, last, 0, at.run,
+      for_cells(op + first, w, at.run, row, last,
                 [&](int64_t output, int64_t cell, int64_t) { to[first + output] = cell; });
     });
   });

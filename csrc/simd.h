@@ -71,8 +71,7 @@ bool any(const M& mask) {
   return all != 0;
 }
 
-// ---- where offsets name a tap
-// --------------------------------------------------------------------
+// ---- where offsets name a tap ----
 
 // sum[k] += taps[k] == tap ? g[k] : 0, for U vectors. (A sum that begins with 0 never becomes -0,
 // so adding 0 changes nothing.)
@@ -144,8 +143,7 @@ template <class V>
   return interleaved<V>(a, b, half, std::make_integer_sequence<int, kLanes<V>>());
 }
 
-// ---- transposition
-// -------------------------------------------------------------------------------
+// ---- transposition ----
 
 // Elements whose number has bit S clear come from the first vector, the others from the second:
 // of a pair of rows S apart, Low leaves what stays above the diagonal, High what stays below.

@@ -22,8 +22,7 @@ enum class BFloat16 : int16_t {};
 template <class T>
 constexpr bool is_half = std::is_same_v<T, Half> || std::is_same_v<T, BFloat16>;
 
-// ---- order
-// ---------------------------------------------------------------------------------------
+// ---- order ----
 
 template <class T>
 constexpr int16_t kInfinity = std::is_same_v<T, Half> ? 0x7c00 : 0x7f80;
@@ -74,8 +73,7 @@ T lowest() {
     return std::numeric_limits<T>::lowest();
 }
 
-// ---- widening
-// ------------------------------------------------------------------------------------
+// ---- widening ----
 
 inline float widen(BFloat16 v) { return std::bit_cast<float>(uint32_t(uint16_t(v)) << 16); }
 
@@ -104,8 +102,7 @@ void widen_values(const T* __restrict from, Wide<T>* __restrict to, int64_t n) {
   for (int64_t i = 0; i < n; ++i) to[i] = widen(from[i]);
 }
 
-// ---- rounding to nearest even
-// -----------------------------------------------------------------------
+// ---- rounding to nearest even ----
 
 template <class T>
 T narrow(Wide<T> v) {
@@ -134,8 +131,7 @@ inline Half narrow<Half>(float v) {
   return Half(int16_t(half | (bits >> 16 & 0x8000)));
 }
 
-// ---- dispatch
-// --------------------------------------------------------------------------------------
+// ---- dispatch ----
 
 // Call f.template operator()<T>() with the element type of `dtype`; bool is stored and ordered as a
 // byte. `Wanted` lists the kinds an operator has.

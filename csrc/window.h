@@ -96,6 +96,20 @@ inline Axis turned(const Axis& a) {
   return {a.out, a.size, a.kernel, 1, before, a.size - 1 + a.extent() - a.out - before, a.dilation};
 }
 
+// a * b, or the greatest number: a kernel of much padding may have any number of taps.
+inline int64_t capped_product(int64_t a, int64_t b) {
+  int64_t product;
+  return __builtin_mul_overflow(a, b, &product) ? INT64_MAX : product;
+}
+
+// Calls f(output, tap) for the outputs that hold cell c of an axis, in ascending order.
+template <class F>
+void for_holders(const Axis& a, int64_t c, const F& f) {
+  const int64_t end = a.highest_output(c);
+  for (int64_t o = a.lowest_output(c); o < end; ++o)
+    if (const int64_t tap = a.tap(o, c); tap >= 0) f(o, tap);
+}
+
 struct Window {
   Axis d, h, w;
   int rank = 0;                // spatial axes of the tensor
@@ -118,7 +132,7 @@ struct Window {
       STD_TORCH_CHECK(axis.size > 0 && axis.out >= 0 && axis.kernel > 0 && axis.stride >= 0 &&
                           axis.before >= 0 && axis.after >= 0 && axis.dilation > 0,
                       "poolkit: a packed window has impossible fields at axis ", i);
-      taps_ = taps_ > INT64_MAX / axis.kernel ? INT64_MAX : taps_ * axis.kernel;
+      taps_ = capped_product(taps_, axis.kernel);
       *axes[3 - rank + i] =
           axis.adaptive() && axis.out > 0 && axis.size % axis.out == 0
               ? Axis{axis.size, axis.out, axis.size / axis.out, axis.size / axis.out, 0, 0, 1}
@@ -131,7 +145,7 @@ struct Window {
 
   int64_t cells() const { return d.size * h.size * w.size; }
   int64_t outputs() const { return d.out * h.out * w.out; }
-  int64_t taps() const { return d.kernel * h.kernel * w.kernel; }
+  int64_t taps() const { return capped_product(capped_product(d.kernel, h.kernel), w.kernel); }
   // The taps that Python reckons with: what the type of offsets depends on.
   int64_t packed_taps() const { return taps_; }
   // Global pooling, after its axes have joined.
