@@ -4,13 +4,14 @@
 // Backward, for one input row: the gradient rows of all outputs that hold it are divided by their
 // divisors and added up (column pass), then every cell of the row adds the columns that hold it
 // (row pass). Each cell is written once, in a fixed order: the same bits for any number of threads.
-#include <memory>
+#include <optional>
 #include <utility>
 #include <vector>
 
 #include "adjoint.h"
 #include "backward.h"
 #include "forward.h"
+#include "operators.h"
 
 namespace poolkit {
 namespace {
@@ -25,8 +26,7 @@ void avg_planes(const T* x, T* y, const Window& w, int64_t planes, int64_t run) 
   forward<Sums<T>>(x, Result<Sums<T>, T>{y, {}, &divisors}, w, planes, run);
 }
 
-Tensor avg_pool(const Tensor& x, std::vector<int64_t> window) {
-  const Window w(window);
+Tensor avg_pool(const Tensor& x, const Window& w) {
   check_extents(x, w.in, w.rank);
   const bool suggested = suggests_channels_last(x);
   const bool runs = has_channel_run(suggested, x.dim(), w.rank);
@@ -88,17 +88,13 @@ void avg_backward_rows(const T* g, T* out, const Window& w, int64_t planes) {
   const Axis& a = w.w;
   const int64_t rows = w.d.size * w.h.size;
   const bool disjoint = !a.adaptive() && a.dilation == 1 && a.stride >= a.kernel && a.stride > 2;
-  const bool phased = !a.adaptive() && !disjoint && a.stride <= kMaxPhases;
-  const int64_t cost = a.size * (2 + w.h.kernel / std::max<int64_t>(1, w.h.stride));
+  const bool phased = !disjoint && suits_phases(a);
+  const int64_t cost = a.size * (1 + outputs_per_cell(w));
   parallel(planes * rows, cost, [&](int64_t item, int64_t stop) {
-    std::unique_ptr<Phases<T>> phases(phased ? new Phases<T>(a) : nullptr);
-    std::unique_ptr<V[]> sums;
-    int64_t room = 0;
-    const auto reserve = [&](int64_t n) {
-      if (n > room) sums.reset(new V[n]), room = n;
-    };
-    if (phased) reserve(phases->most_outputs());
-    std::unique_ptr<V[]> cells(phased || disjoint ? nullptr : new V[kPieceCells]);
+    std::optional<Phases<T>> phases;
+    if (phased) phases.emplace(a);
+    Buffer<V> sums(phased ? phases->most_outputs() : 0);
+    Buffer<V> cells(phased || disjoint ? 0 : kPieceCells);
     for (; item < stop; ++item) {
       const int64_t plane = item / rows, d = item % rows / w.h.size, h = item % w.h.size;
       const T* gp = g + plane * w.outputs();
@@ -118,7 +114,7 @@ void avg_backward_rows(const T* g, T* out, const Window& w, int64_t planes) {
         const int64_t high = std::min(a.size, low + kPieceCells);
         const int64_t begin = a.lowest_output(low);
         const int64_t end = std::max(begin, a.highest_output(high - 1));
-        reserve(end - begin);
+        sums.reserve(end - begin);
         divided_sum(gp, w, divisors, d, h, begin, end, sums.get());
         if (disjoint)
           fill_cells(a, sums.get(), begin, end, row);
@@ -167,7 +163,7 @@ void avg_backward_turned(const T* g, T* out, const Window& w, int64_t planes, in
     return forward<Sums<T>>(g, Result<Sums<T>, T>{out, {}, &divisors}, t, planes, run);
   }
   if constexpr (std::is_same_v<T, Wide<T>>) {
-    std::unique_ptr<T[]> divided(new T[planes * w.outputs() * run]);
+    const Buffer<T> divided(planes * w.outputs() * run);
     divide(g, divided.get(), w, planes, run);
     forward<Sums<T>>(divided.get(), Result<Sums<T>, T>{out, {}, nullptr}, t, planes, run);
   }
@@ -201,7 +197,7 @@ void avg_backward_runs(const T* g, T* out, const Window& w, int64_t planes, int6
           for (const auto& [line, row_divisor] : lines)
             for (int64_t i = lowest; i < highest; ++i) {
               if (a.dilation > 1 && a.tap(i, cell) < 0) continue;
-              const auto share = V(1) / V(row_divisor * divisors.column(i));
+              const auto share = V(1) / V(capped_product(row_divisor, divisors.column(i)));
               const T* from = line + i * run + c;
               if (all == 1)
                 for (int64_t k = 0; k < n; ++k) to[k] = narrow<T>(widen(from[k]) * share);
@@ -235,7 +231,7 @@ void avg_backward_planes(const T* g, T* out, const Window& w, int64_t planes) {
     spans.push_back({w.w.start(i) + w.w.first(i) * w.w.dilation, w.w.last(i) - w.w.first(i),
                      divisors.column(i)});
   parallel(planes, cells + w.outputs(), [&](int64_t p, int64_t stop) {
-    std::unique_ptr<V[]> sums(kConverts ? new V[cells] : nullptr);
+    Buffer<V> sums(kConverts ? cells : 0);
     for (; p < stop; ++p) {
       V* sum;
       if constexpr (kConverts)
@@ -252,7 +248,7 @@ void avg_backward_planes(const T* g, T* out, const Window& w, int64_t planes) {
               const int64_t slice = w.d.start(d) + td * w.d.dilation;
               V* const row = sum + (slice * w.h.size + w.h.start(h) + th * w.h.dilation) * w.w.size;
               for (int64_t i = 0; i < w.w.out; ++i) {
-                const V share = widen(from[i]) / V(row_divisor * spans[i].divisor);
+                const V share = widen(from[i]) / V(capped_product(row_divisor, spans[i].divisor));
                 V* const cell = row + spans[i].first;
                 for (int64_t t = 0; t < spans[i].last; ++t) cell[t * w.w.dilation] += share;
               }
@@ -264,8 +260,7 @@ void avg_backward_planes(const T* g, T* out, const Window& w, int64_t planes) {
   });
 }
 
-Tensor avg_pool_backward(const Tensor& g, std::vector<int64_t> window) {
-  const Window w(window);
+Tensor avg_pool_backward(const Tensor& g, const Window& w) {
   check_extents(g, w.out, w.rank);
   const bool runs = has_channel_run(w.channels_last, g.dim(), w.rank);
   const Planes in = dense(g, runs, w.rank);
@@ -275,7 +270,7 @@ Tensor avg_pool_backward(const Tensor& g, std::vector<int64_t> window) {
     auto* to = static_cast<T*>(out.tensor.mutable_data_ptr());
     if (w.is_one_row() && out.run == 1) {
       const Divisors<Wide<T>> divisors(w);
-      const auto divisor = Wide<T>(divisors.row(0, 0) * divisors.column(0));
+      const auto divisor = Wide<T>(divisors(0, 0, 0));
       const int64_t n = w.w.size;
       parallel(out.planes, n, [&](int64_t p, int64_t end) {
         for (; p < end; ++p) std::fill_n(to + p * n, n, narrow<T>(widen(from[p]) / divisor));
@@ -304,8 +299,6 @@ Tensor avg_pool_backward(const Tensor& g, std::vector<int64_t> window) {
 }  // namespace poolkit
 
 STABLE_TORCH_LIBRARY_IMPL(poolkit, CPU, m) {
-  m.impl("avg_pool", TORCH_BOX(&poolkit::avg_pool));
-  m.impl("avg_pool.ints", TORCH_BOX(&poolkit::avg_pool));
-  m.impl("avg_pool_backward", TORCH_BOX(&poolkit::avg_pool_backward));
-  m.impl("avg_pool_backward.ints", TORCH_BOX(&poolkit::avg_pool_backward));
+  poolkit::implement<poolkit::avg_pool>(m, "avg_pool");
+  poolkit::implement<poolkit::avg_pool_backward>(m, "avg_pool_backward");
 }

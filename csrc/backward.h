@@ -12,10 +12,8 @@
 #pragma once
 
 #include <algorithm>
-#include <memory>
 
-#include "tensor.h"
-#include "values.h"
+#include "cells.h"
 
 namespace poolkit {
 
@@ -28,9 +26,8 @@ constexpr int64_t kMaxPhases = 16;
 template <class F>
 void for_output_rows(const Window& w, int64_t d, int64_t h, const F& f) {
   for_holders(w.d, d, [&](int64_t od, int64_t td) {
-    for_holders(w.h, h, [&](int64_t oh, int64_t th) {
-      f(od * w.h.out + oh, od, oh, (td * w.h.kernel + th) * w.w.kernel);
-    });
+    for_holders(w.h, h,
+                [&](int64_t oh, int64_t th) { f(od * w.h.out + oh, od, oh, w.number(td, th, 0)); });
   });
 }
 
@@ -43,6 +40,11 @@ inline int64_t outputs_per_cell(const Window& w) {
   return along(w.d) * along(w.h) * along(w.w);
 }
 
+// Phases look at every tap: not worth it where most of them are padding.
+inline bool suits_phases(const Axis& a) {
+  return !a.adaptive() && a.stride <= kMaxPhases && a.kernel <= 4 * (a.size + a.out);
+}
+
 template <class T>
 class Phases {
   using V = Wide<T>;
@@ -51,9 +53,8 @@ class Phases {
   explicit Phases(const Axis& axis)
       : a_(axis),
         length_(kPieceCells / axis.stride + 1),
-        spread_((axis.extent() - 1) / axis.stride) {
-    phases_.reset(new V[axis.stride * length_]);
-  }
+        spread_((axis.extent() - 1) / axis.stride),
+        phases_(axis.stride * length_) {}
 
   // The most outputs that one piece asks for.
   int64_t most_outputs() const { return length_ + spread_; }
@@ -114,7 +115,7 @@ class Phases {
   const Axis a_;
   const int64_t length_, spread_;
   int64_t from_ = 0, n_ = 0;  // the piece under way: positions [from, from + n) of every phase
-  std::unique_ptr<V[]> phases_;
+  Buffer<V> phases_;
 };
 
 }  // namespace poolkit

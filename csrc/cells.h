@@ -3,9 +3,11 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 #include <new>
 #include <type_traits>
+#include <utility>
 
 #include "reduce.h"
 #include "simd.h"
@@ -13,32 +15,68 @@
 
 namespace poolkit {
 
+// Memory that a thread keeps from call to call: to ask the allocator takes as long as to pool a
+// tiny tensor.
+class ThreadMemory {
+ public:
+  struct Piece {
+    void* data = nullptr;
+    size_t bytes = 0;
+  };
+
+  static Piece take(size_t bytes) {
+    for (Piece& piece : kept().pieces)
+      if (piece.bytes >= bytes) return std::exchange(piece, Piece());
+    bytes = std::bit_ceil(std::max<size_t>(bytes, 4096));
+    return {::operator new(bytes, kAlign), bytes};
+  }
+  static void give(Piece piece) {
+    if (piece.bytes <= kMost)
+      for (Piece& other : kept().pieces)
+        if (other.bytes < piece.bytes) std::swap(other, piece);  // the largest stay
+    release(piece);
+  }
+
+ private:
+  static constexpr std::align_val_t kAlign{64};
+  static constexpr size_t kMost = 512 << 10;
+
+  struct Kept {
+    Piece pieces[6];
+    ~Kept() {
+      for (const Piece& piece : pieces) release(piece);
+    }
+  };
+  static Kept& kept() {
+    thread_local Kept pieces;
+    return pieces;
+  }
+  static void release(const Piece& piece) {
+    if (piece.data) ::operator delete(piece.data, kAlign);
+  }
+};
+
 // Memory for vectors: aligned, and not cleared.
 template <class V>
 class Buffer {
  public:
   explicit Buffer(int64_t n = 0) { reserve(n); }
-  ~Buffer() { release(); }
+  ~Buffer() { ThreadMemory::give(piece_); }
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
 
   V* reserve(int64_t n) {
-    if (n > room_) {
-      release();
-      data_ = static_cast<V*>(::operator new[](size_t(n) * sizeof(V), std::align_val_t(64)));
-      room_ = n;
+    const size_t bytes = size_t(n) * sizeof(V);
+    if (bytes > piece_.bytes) {
+      ThreadMemory::give(std::exchange(piece_, ThreadMemory::Piece()));
+      piece_ = ThreadMemory::take(bytes);
     }
-    return data_;
+    return get();
   }
-  V* get() const { return data_; }
+  V* get() const { return static_cast<V*>(piece_.data); }
 
  private:
-  void release() {
-    if (data_) ::operator delete[](data_, std::align_val_t(64));
-    data_ = nullptr;
-  }
-  V* data_ = nullptr;
-  int64_t room_ = 0;
+  ThreadMemory::Piece piece_;
 };
 
 template <>
@@ -143,7 +181,7 @@ template <class T, class V>
     for (int k = 0; k < n; ++k) p[k * step] = convert_back<T, V>(v[k]);
 }
 
-// Where offsets go: uint8 (SmallOffset), or uint16 and int32 tensors.
+// Where offsets go: uint8 (SmallOffset), or uint16, int32 and int64 tensors.
 struct Offsets {
   void* data = nullptr;
   ScalarType type = ScalarType::Byte;

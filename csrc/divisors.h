@@ -33,6 +33,9 @@ class Divisors {
     return w_.divisor ? w_.divisor : capped_product(count(w_.d, d), count(w_.h, h));
   }
   int64_t column(int64_t i) const { return w_.divisor ? 1 : count(w_.w, i); }
+  int64_t operator()(int64_t d, int64_t h, int64_t i) const {
+    return capped_product(row(d, h), column(i));
+  }
 
   // Calls f(first, end, column divisor) for runs of outputs in [begin, end) with one divisor.
   template <class F>

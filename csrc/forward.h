@@ -58,7 +58,7 @@ L real_tap(const Window& w, int64_t d, int64_t h, int64_t i, L tap) {
     return a.first(o) <= t && t < a.last(o);
   };
   if (real(w.w, i, tw) && real(w.h, h, th) && real(w.d, d, td)) return tap;
-  return L((w.d.first(d) * w.h.kernel + w.h.first(h)) * w.w.kernel + w.w.first(i));
+  return L(w.number(w.d.first(d), w.h.first(h), w.w.first(i)));
 }
 
 template <class F, class T, class R, bool Exact>
@@ -346,42 +346,46 @@ void forward_runs(const T* x, const Result<F, T>& result, const Window& w, int64
   });
 }
 
-// Windows of long runs: cell by cell along the run, window by window.
+// Windows of long runs, and those whose taps no lane can number: window by window, cell by cell
+// along the row.
 template <class F, class T>
-void forward_long(const T* x, const Result<F, T>& result, const Window& w, int64_t planes) {
+void forward_long(const T* x, const Result<F, T>& result, const Window& w, int64_t planes,
+                  int64_t run) {
   using R = typename F::Plain;
-  const int64_t rows = w.d.out * w.h.out;
+  const int64_t rows = w.d.out * w.h.out, step = w.w.dilation * run;
   const int64_t cost = w.w.size;
-  parallel(planes * rows, cost, [&](int64_t item, int64_t stop) {
+  parallel(planes * rows * run, cost, [&](int64_t item, int64_t stop) {
     for (; item < stop; ++item) {
-      const int64_t plane = item / rows, d = item % rows / w.h.out, h = item % w.h.out;
-      const T* const cells = x + plane * w.cells();
+      const int64_t line = item / run, channel = item % run;
+      const int64_t plane = line / rows, d = line % rows / w.h.out, h = line % w.h.out;
+      const T* const cells = x + plane * w.cells() * run + channel;
       for (int64_t i = 0; i < w.w.out; ++i) {
         const int64_t first = w.w.first(i), taps = w.w.last(i) - first;
-        const int64_t start = w.w.start(i) + first, to = item * w.w.out + i;
+        const int64_t start = w.w.start(i) + first * w.w.dilation;
+        const int64_t to = (line * w.w.out + i) * run + channel;
         [[maybe_unused]] typename F::V sum{};
         [[maybe_unused]] T best{};
-        [[maybe_unused]] int64_t tap = -1;
+        [[maybe_unused]] int64_t tap = 0;
+        [[maybe_unused]] bool found = false;
         for (int64_t td = w.d.first(d); td < w.d.last(d); ++td)
           for (int64_t th = w.h.first(h); th < w.h.last(h); ++th) {
             if (taps <= 0) continue;
             const int64_t row =
                 (w.d.start(d) + td * w.d.dilation) * w.h.size + w.h.start(h) + th * w.h.dilation;
-            const T* const p = cells + row * w.w.size + start;
+            const T* const p = cells + (row * w.w.size + start) * run;
             if constexpr (R::kSums) {
               sum += sum_run(p, taps);
             } else {
-              const int64_t k = winner(p, taps);
-              if (tap >= 0 && !beats(p[k], best)) continue;
-              best = p[k];
-              tap = (td * w.h.kernel + th) * w.w.kernel + first + k;
+              const int64_t k = step == 1 ? winner(p, taps) : winner(p, taps, step);
+              if (found && !beats(p[k * step], best)) continue;
+              found = true;
+              best = p[k * step];
+              tap = w.number(td, th, first + k);
             }
           }
         if constexpr (R::kSums) {
           result.y[to] =
-              result.divisors
-                  ? quotient<T>(sum, result.divisors->row(d, h) * result.divisors->column(i))
-                  : narrow<T>(sum);
+              result.divisors ? quotient<T>(sum, (*result.divisors)(d, h, i)) : narrow<T>(sum);
         } else {
           result.y[to] = best;
           if constexpr (R::kOffsets)
@@ -399,8 +403,7 @@ void forward_global(const T* x, const Result<F, T>& result, const Window& w, int
   using V = typename F::V;
   constexpr int N = kLanes<V>;
   const int64_t n = w.w.size, groups = (planes + N - 1) / N;
-  const int64_t divisor =
-      result.divisors ? result.divisors->row(0, 0) * result.divisors->column(0) : 1;
+  const int64_t divisor = result.divisors ? (*result.divisors)(0, 0, 0) : 1;
   parallel(groups, n * N / 4, [&](int64_t group, int64_t stop) {
     for (; group < stop; ++group) {
       const int64_t first = group * N, count = std::min<int64_t>(N, planes - first);
@@ -421,12 +424,13 @@ void forward(const T* x, const Result<F, T>& result, const Window& w, int64_t pl
   if (w.outputs() == 0 || planes == 0 || run == 0) return;
   const bool adaptive = w.d.adaptive() || w.h.adaptive() || w.w.adaptive();
   const int64_t taps = w.w.adaptive() ? w.w.size / w.w.out : w.w.kernel;
-  const bool apart = w.w.adaptive() || 2 * w.w.stride >= w.w.kernel || w.w.out == 1;
+  const bool apart = w.w.adaptive() || w.w.kernel - w.w.stride <= w.w.stride || w.w.out == 1;
   const bool few = 2 * planes * run <= kLanes<typename F::V>;
   if constexpr (F::Plain::kSums)
     if (run == 1 && w.is_one_row()) return forward_global<F>(x, result, w, planes);
-  if (run == 1 && w.w.dilation == 1 && taps >= 48 && apart)
-    forward_long<F>(x, result, w, planes);
+  const bool unnumbered = F::Plain::kOffsets && w.packed_taps() > INT32_MAX;
+  if ((run == 1 && w.w.dilation == 1 && taps >= 48 && apart) || unnumbered)
+    forward_long<F>(x, result, w, planes, run);
   else if (run >= kLanes<T>)
     forward_runs<F>(x, result, w, planes, run);
   else if (adaptive || !can_stage(w) || !(few || overlaps_much(w)))

@@ -261,7 +261,7 @@ class LanePool {
         list_.clear();
         for (int64_t td = w_.d.first(d); td < w_.d.last(d); ++td)
           for (int64_t th = w_.h.first(h); th < w_.h.last(h); ++th) {
-            const int64_t base = (td * w_.h.kernel + th) * w_.w.kernel;
+            const int64_t base = w_.number(td, th, 0);
             const int64_t id = w_.d.start(d) + td * w_.d.dilation;
             const int64_t ih = w_.h.start(h) + th * w_.h.dilation;
             if (straight_) {
@@ -299,8 +299,8 @@ class LanePool {
     if (rows == 1 || w.w.kernel == 1) return true;
     if (rows > 64) return false;
     // Rows of input that come new with each row of outputs; the others are reduced already.
-    const int64_t fresh =
-        std::min<int64_t>(64, std::max<int64_t>(1, w.h.stride) * std::max<int64_t>(1, w.d.stride));
+    const int64_t fresh = std::min<int64_t>(
+        64, capped_product(std::max<int64_t>(1, w.h.stride), std::max<int64_t>(1, w.d.stride)));
     return rows * taps(w.w) <= fresh * (taps(w.w) + 3) + rows + 2;
   }
 

@@ -6,6 +6,7 @@
 #include <tuple>
 
 #include "forward.h"
+#include "operators.h"
 
 namespace poolkit {
 namespace {
@@ -31,8 +32,7 @@ void max_planes(const T* x, T* y, const Offsets& offsets, const Window& w, const
   forward<F>(x, Result<F, T>{y, offsets, nullptr}, w, in.planes, in.run);
 }
 
-Tensor max_pool(const Tensor& x, std::vector<int64_t> window) {
-  const Window w(window);
+Tensor max_pool(const Tensor& x, const Window& w) {
   check_extents(x, w.in, w.rank);
   const bool suggested = suggests_channels_last(x);
   const bool runs = has_channel_run(suggested, x.dim(), w.rank);
@@ -45,8 +45,7 @@ Tensor max_pool(const Tensor& x, std::vector<int64_t> window) {
   return in_format(out.tensor, suggested, w.rank);
 }
 
-std::tuple<Tensor, Tensor> max_pool_offsets(const Tensor& x, std::vector<int64_t> window) {
-  const Window w(window);
+std::tuple<Tensor, Tensor> max_pool_offsets(const Tensor& x, const Window& w) {
   check_extents(x, w.in, w.rank);
   const bool suggested = suggests_channels_last(x);
   const bool runs = has_channel_run(suggested, x.dim(), w.rank);
@@ -72,8 +71,6 @@ std::tuple<Tensor, Tensor> max_pool_offsets(const Tensor& x, std::vector<int64_t
 }  // namespace poolkit
 
 STABLE_TORCH_LIBRARY_IMPL(poolkit, CPU, m) {
-  m.impl("max_pool", TORCH_BOX(&poolkit::max_pool));
-  m.impl("max_pool.ints", TORCH_BOX(&poolkit::max_pool));
-  m.impl("max_pool_offsets", TORCH_BOX(&poolkit::max_pool_offsets));
-  m.impl("max_pool_offsets.ints", TORCH_BOX(&poolkit::max_pool_offsets));
+  poolkit::implement<poolkit::max_pool>(m, "max_pool");
+  poolkit::implement<poolkit::max_pool_offsets>(m, "max_pool_offsets");
 }

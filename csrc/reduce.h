@@ -79,6 +79,15 @@ int64_t winner(const T* p, int64_t n) {
   return i;
 }
 
+// The same for cells that are `step` apart.
+template <class T>
+int64_t winner(const T* p, int64_t n, int64_t step) {
+  int64_t best = 0;
+  for (int64_t i = 1; i < n; ++i)
+    if (beats(p[i * step], p[best * step])) best = i;
+  return best;
+}
+
 template <class T>
 [[gnu::always_inline]] inline Vec<Wide<T>> widen_vector(const T* p) {
   using V = Wide<T>;

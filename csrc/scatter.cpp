@@ -8,11 +8,11 @@
 //   gradient is kept where the offset equals that tap (backward.h has a drawing).
 // - Windows that overlap so much that looking at all outputs of a cell would cost too much, and few
 //   outputs for many cells: each output adds to the one cell that it names.
-#include <memory>
 #include <vector>
 
 #include "adjoint.h"
 #include "backward.h"
+#include "operators.h"
 #include "rows.h"
 
 namespace poolkit {
@@ -32,12 +32,12 @@ void scatter_rows(const T* g, const Offset* offsets, T* out, const Window& w, in
   using V = Wide<T>;
   using L = Unsigned<(sizeof(V) > sizeof(Offset) ? sizeof(V) : sizeof(Offset))>;
   const int64_t rows = w.d.size * w.h.size, width = w.w.out;
-  const int64_t cost = w.w.size * w.w.kernel * (1 + w.h.kernel / w.h.stride);
+  const int64_t cost = w.w.size * w.w.stride * outputs_per_cell(w);
   parallel(planes * rows, cost, [&](int64_t item, int64_t stop) {
     Phases<T> phases(w.w);
     // One output row, in lanes of one width.
-    std::unique_ptr<V[]> values(new V[phases.most_outputs()]);
-    std::unique_ptr<L[]> taps(new L[phases.most_outputs()]);
+    Buffer<V> values(phases.most_outputs());
+    Buffer<L> taps(phases.most_outputs());
     for (; item < stop; ++item) {
       const int64_t plane = item / rows, d = item % rows / w.h.size, h = item % w.h.size;
       const int64_t first = plane * w.outputs();
@@ -45,7 +45,7 @@ void scatter_rows(const T* g, const Offset* offsets, T* out, const Window& w, in
         for_output_rows(w, d, h, [&](int64_t row, int64_t, int64_t, int64_t row_tap) {
           const int64_t at = first + row * width + begin, n = end - begin;
           widen_values(g + at, values.get(), n);
-          for (int64_t i = 0; i < n; ++i) taps[i] = L(offsets[at + i]);
+          for (int64_t i = 0; i < n; ++i) taps.get()[i] = L(offsets[at + i]);
           phases.for_taps(begin, end, [&](int64_t t, V* cells, int64_t i, int64_t count) {
             add_chosen(cells, values.get() + i - begin, taps.get() + i - begin, L(row_tap + t),
                        count);
@@ -314,7 +314,7 @@ void scatter_by_planes(const T* g, const Offset* offsets, T* out, const Window& 
   const int64_t groups = (planes + group - 1) / group;
   parallel(groups * blocks, group * (cells + 4 * w.outputs()) * width,
            [&](int64_t item, int64_t stop) {
-             std::unique_ptr<V[]> sums(kConverts ? new V[group * cells * width] : nullptr);
+             Buffer<V> sums(kConverts ? group * cells * width : 0);
              for (; item < stop; ++item) {
                const int64_t plane = item / blocks * group, c0 = item % blocks * width;
                const int64_t n = std::min(width, run - c0), first = plane * w.outputs() * run + c0;
@@ -341,10 +341,37 @@ void scatter_by_planes(const T* g, const Offset* offsets, T* out, const Window& 
            });
 }
 
+// Windows so long that the fields of a position do not hold their taps: each offset by itself.
+template <class T, class Offset>
+void scatter_far(const T* g, const Offset* offsets, T* out, const Window& w, int64_t planes,
+                 int64_t run) {
+  using V = Wide<T>;
+  constexpr bool kConverts = !std::is_same_v<T, V>;
+  const int64_t cells = w.cells() * run, outputs = w.outputs() * run;
+  parallel(planes, cells + 8 * outputs, [&](int64_t plane, int64_t stop) {
+    Buffer<V> sums(kConverts ? cells : 0);
+    for (; plane < stop; ++plane) {
+      T* const to = out + plane * cells;
+      V* sum;
+      if constexpr (kConverts)
+        sum = sums.get();
+      else
+        sum = to;
+      std::fill_n(sum, cells, V(0));
+      const int64_t first = plane * outputs;
+      for_cells(offsets + first, w, run, 0, w.d.out * w.h.out,
+                [&](int64_t output, int64_t cell, int64_t c) {
+                  if (cell >= 0) sum[cell * run + c] += widen(g[first + output]);
+                });
+      if constexpr (kConverts)
+        for (int64_t i = 0; i < cells; ++i) to[i] = narrow<T>(sum[i]);
+    }
+  });
+}
+
 // ---- operators ----
 
-Tensor scatter(const Tensor& g, const Tensor& offsets, std::vector<int64_t> window) {
-  const Window w(window);
+Tensor scatter(const Tensor& g, const Tensor& offsets, const Window& w) {
   check_extents(g, w.out, w.rank);
   check_extents(offsets, w.out, w.rank);
   STD_TORCH_CHECK(g.numel() == offsets.numel(), "poolkit: one offset per value is needed");
@@ -354,8 +381,8 @@ Tensor scatter(const Tensor& g, const Tensor& offsets, std::vector<int64_t> wind
   // Row by row pays where every cell belongs to one window and rows are long, or where there are
   // too few planes to keep the threads busy otherwise.
   const int64_t threads = torch::stable::get_num_threads(), planes = out.planes * out.run;
-  const bool adaptive = w.d.adaptive() || w.h.adaptive() || w.w.adaptive();
-  const bool possible = !adaptive && w.w.stride <= kMaxPhases && outputs_per_cell(w) <= 32;
+  const bool possible =
+      !w.d.adaptive() && !w.h.adaptive() && suits_phases(w.w) && outputs_per_cell(w) <= 32;
   const bool by_rows = possible && out.run == 1 &&
                        (out.planes < threads || (outputs_per_cell(w) == 1 && w.w.out >= 32));
   // Channels are shared among the threads where batches are few.
@@ -367,18 +394,24 @@ Tensor scatter(const Tensor& g, const Tensor& offsets, std::vector<int64_t> wind
       const auto* gp = static_cast<const T*>(in.tensor.const_data_ptr());
       const auto* op = static_cast<const Offset*>(at.tensor.const_data_ptr());
       auto* to = static_cast<T*>(out.tensor.mutable_data_ptr());
-      if (out.run == 1 && halves(w)) return scatter_halves(gp, op, to, w, out.planes);
-      // Channels gather; planes do where that many cells would not wait for few outputs.
-      if constexpr (sizeof(Offset) <= sizeof(Wide<T>)) {
-        const bool runs = out.run >= kLanes<Wide<T>>;
-        const bool lanes = 2 * w.outputs() > w.cells() && 2 * planes > kLanes<Wide<T>>;
-        if (gathers(w) && (runs || lanes))
-          return Adjoint<T, Offset>(gp, op, to, w, planes, out.run, nullptr)(!runs);
+      if constexpr (sizeof(Offset) == 8) {
+        scatter_far(gp, op, to, w, out.planes, out.run);
+      } else {
+        if (out.run == 1 && halves(w)) return scatter_halves(gp, op, to, w, out.planes);
+        // Channels gather; planes do where that many cells would not wait for few outputs.
+        if constexpr (sizeof(Offset) <= sizeof(Wide<T>)) {
+          const bool runs = out.run >= kLanes<Wide<T>>;
+          const bool lanes = 2 * w.outputs() > w.cells() && 2 * planes > kLanes<Wide<T>>;
+          if (gathers(w) && (runs || lanes))
+            return Adjoint<T, Offset>(gp, op, to, w, planes, out.run, nullptr)(!runs);
+        }
+        if (by_rows)
+          scatter_rows(gp, op, to, w, out.planes);
+        else if (std::max({w.d.kernel, w.h.kernel, w.w.kernel}) > kFarthest)
+          scatter_far(gp, op, to, w, out.planes, out.run);
+        else
+          scatter_by_planes(gp, op, to, w, out.planes, out.run, std::min(width, out.run));
       }
-      if (by_rows)
-        scatter_rows(gp, op, to, w, out.planes);
-      else
-        scatter_by_planes(gp, op, to, w, out.planes, out.run, std::min(width, out.run));
     });
   });
   return in_format(out.tensor, w.channels_last, w.rank);
@@ -398,8 +431,7 @@ void for_planes(const Window& w, const Planes& at, const F& f) {
   });
 }
 
-Tensor pick(const Tensor& x, const Tensor& offsets, std::vector<int64_t> window) {
-  const Window w(window);
+Tensor pick(const Tensor& x, const Tensor& offsets, const Window& w) {
   check_extents(x, w.in, w.rank);
   check_extents(offsets, w.out, w.rank);
   const bool suggested = suggests_channels_last(x);
@@ -424,8 +456,7 @@ Tensor pick(const Tensor& x, const Tensor& offsets, std::vector<int64_t> window)
   return in_format(out.tensor, suggested, w.rank);
 }
 
-Tensor plane_indices(const Tensor& offsets, std::vector<int64_t> window) {
-  const Window w(window);
+Tensor plane_indices(const Tensor& offsets, const Window& w) {
   check_extents(offsets, w.out, w.rank);
   const bool suggested = suggests_channels_last(offsets);
   const bool runs = has_channel_run(suggested, offsets.dim(), w.rank);
@@ -446,10 +477,7 @@ Tensor plane_indices(const Tensor& offsets, std::vector<int64_t> window) {
 }  // namespace poolkit
 
 STABLE_TORCH_LIBRARY_IMPL(poolkit, CPU, m) {
-  m.impl("scatter", TORCH_BOX(&poolkit::scatter));
-  m.impl("scatter.ints", TORCH_BOX(&poolkit::scatter));
-  m.impl("pick", TORCH_BOX(&poolkit::pick));
-  m.impl("pick.ints", TORCH_BOX(&poolkit::pick));
-  m.impl("plane_indices", TORCH_BOX(&poolkit::plane_indices));
-  m.impl("plane_indices.ints", TORCH_BOX(&poolkit::plane_indices));
+  poolkit::implement<poolkit::scatter>(m, "scatter");
+  poolkit::implement<poolkit::pick>(m, "pick");
+  poolkit::implement<poolkit::plane_indices>(m, "plane_indices");
 }

@@ -177,7 +177,11 @@ auto dispatch(torch::headeronly::ScalarType dtype, const char* name, const F& f)
 // The type of offsets: the smallest that numbers all taps (src/poolkit/window.py, offset_dtype).
 inline torch::headeronly::ScalarType offset_type(int64_t taps) {
   using enum torch::headeronly::ScalarType;
-  return taps <= 1 << 8 ? Byte : taps <= 1 << 16 ? UInt16 : Int;
+  STD_TORCH_CHECK(
+      taps < INT64_MAX,
+      "poolkit: the window has more taps than 64 bits can number, so its maxima have no "
+      "index and no gradient");
+  return taps <= 1 << 8 ? Byte : taps <= 1 << 16 ? UInt16 : taps <= INT32_MAX ? Int : Long;
 }
 
 template <class F>
@@ -185,8 +189,9 @@ auto dispatch_offsets(torch::headeronly::ScalarType type, const F& f) {
   using enum torch::headeronly::ScalarType;
   if (type == Byte) return f.template operator()<uint8_t>();
   if (type == UInt16) return f.template operator()<uint16_t>();
-  STD_TORCH_CHECK(type == Int, "poolkit: offsets must be uint8, uint16 or int32");
-  return f.template operator()<int32_t>();
+  if (type == Int) return f.template operator()<int32_t>();
+  STD_TORCH_CHECK(type == Long, "poolkit: offsets must be uint8, uint16, int32 or int64");
+  return f.template operator()<int64_t>();
 }
 
 }  // namespace poolkit

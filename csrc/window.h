@@ -118,16 +118,18 @@ struct Window {
   int64_t divisor = 0;    // 0: the number of taps
   int64_t in[3], out[3];  // extents as the tensor has them, outermost first
 
-  explicit Window(const std::vector<int64_t>& packed) {
-    STD_TORCH_CHECK(packed.size() == 9 || packed.size() == 16 || packed.size() == 23,
-                    "poolkit: a packed window has 9, 16 or 23 integers, got ", packed.size());
+  static constexpr size_t kMostFields = 23;
+
+  Window(const int64_t* packed, size_t count) {
+    STD_TORCH_CHECK(count == 9 || count == 16 || count == kMostFields,
+                    "poolkit: a packed window has 9, 16 or 23 integers, got ", count);
     channels_last = packed[0] & 1;
     include_pad = packed[0] & 2;
     divisor = packed[1];
-    rank = int(packed.size() - 2) / 7;
+    rank = int(count - 2) / 7;
     Axis* const axes[3] = {&d, &h, &w};
     for (int i = 0; i < rank; ++i) {
-      const int64_t* f = packed.data() + 2 + 7 * i;
+      const int64_t* f = packed + 2 + 7 * i;
       const Axis axis{f[0], f[1], f[2], f[3], f[4], f[5], f[6]};
       STD_TORCH_CHECK(axis.size > 0 && axis.out >= 0 && axis.kernel > 0 && axis.stride >= 0 &&
                           axis.before >= 0 && axis.after >= 0 && axis.dilation > 0,
@@ -146,6 +148,11 @@ struct Window {
   int64_t cells() const { return d.size * h.size * w.size; }
   int64_t outputs() const { return d.out * h.out * w.out; }
   int64_t taps() const { return capped_product(capped_product(d.kernel, h.kernel), w.kernel); }
+  // The number of a tap. (Nobody asks for it where 64 bits do not number all taps.)
+  int64_t number(int64_t td, int64_t th, int64_t tw) const {
+    return int64_t((uint64_t(td) * uint64_t(h.kernel) + uint64_t(th)) * uint64_t(w.kernel) +
+                   uint64_t(tw));
+  }
   // The taps that Python reckons with: what the type of offsets depends on.
   int64_t packed_taps() const { return taps_; }
   // Global pooling, after its axes have joined.

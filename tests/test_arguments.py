@@ -10,6 +10,7 @@ import poolkit
 from poolkit import ArgumentError, DtypeError, reference, testing
 from poolkit import functional as F
 from poolkit import window as W
+from poolkit.functional import common
 from poolkit.testing import (
     assert_average_close,
     assert_bit_equal,
@@ -90,6 +91,13 @@ def test_argument_forms(rank):
     ]:
         assert torch.equal(function(x, k, s), expected)
     assert torch.equal(function(input=x, kernel_size=2), expected)
+
+
+def test_remembered_windows_are_few_and_right(monkeypatch):
+    monkeypatch.setattr(common, "_MOST_WINDOWS", 3)
+    for size in (*range(4, 12), *range(4, 12)):
+        assert F.max_pool1d(torch.arange(float(size))[None], 2, 1).shape == (1, size - 1)
+        assert len(common._windows) <= 3
 
 
 @every_rank

@@ -415,16 +415,20 @@ def test_opcheck():
         values, offsets = torch.ops.poolkit.max_pool_offsets(x, packed)
         g = sample(tuple(values.shape), seed=1)
         for name, args in {
-            "max_pool": (x, packed),
-            "max_pool_offsets": (x, packed),
-            "pick": (x, offsets, packed),
-            "scatter": (g, offsets, packed),
-            "plane_indices": (offsets, packed),
-            "avg_pool": (x, packed),
-            "avg_pool_backward": (g, packed),
+            "max_pool": (x,),
+            "max_pool_offsets": (x,),
+            "pick": (x, offsets),
+            "scatter": (g, offsets),
+            "plane_indices": (offsets,),
+            "avg_pool": (x,),
+            "avg_pool_backward": (g,),
         }.items():
-            operator = getattr(torch.ops.poolkit, name).default
-            torch.library.opcheck(operator, args, test_utils=("test_schema", "test_faketensor"))
+            operator, tests = getattr(torch.ops.poolkit, name), ("test_schema", "test_faketensor")
+            integers = [int(n) for n in packed.split()]
+            torch.library.opcheck(operator.text, (*args, packed), test_utils=tests)
+            torch.library.opcheck(operator.default, (*args, integers), test_utils=tests)
+            results = operator(*args, packed), operator(*args, integers)
+            torch.testing.assert_close(*results, rtol=0, atol=0)
 
 
 @every_rank

@@ -201,6 +201,10 @@ def test_wrong_calls_of_raw_operators_raise():
         native.max_pool(x, w.packed)
     with pytest.raises(RuntimeError, match="packed window"):
         native.max_pool(x, [1, 2, 3])
+    for text in ("", "1 2 3", "x" + w.packed, w.packed + " 1", w.packed.replace(" ", ","),
+                 w.packed.replace(" ", "  ", 1), w.packed[:-1] + "9" * 20, "7" * 500):  # fmt: skip
+        with pytest.raises(RuntimeError, match="packed window"):
+            native.max_pool(x, text)
     with pytest.raises(RuntimeError, match="impossible"):
         native.avg_pool(x, [0, 0, *(9, 3, 0, 1, 0, 0, 1), *(9, 3, 3, 3, 0, 0, 1)])
 

@@ -165,6 +165,33 @@ def test_07_numbers_near_overflow(rank, huge):
         assert_bit_equal(y, x.amax(tuple(range(2, 2 + rank)), True).expand(x.shape))
 
 
+@every_rank
+@every_layout
+@pytest.mark.parametrize("huge", [2**20 + 3, 2**31, 2**40, 2**61])
+@pytest.mark.parametrize("channels", [1, 40])  # planes one by one, and as lanes
+def test_07_gradients_of_huge_windows(rank, layout, huge, channels):
+    """Every output sees all cells, however far away the numbers of their taps are."""
+    x = laid_out(sample((1, channels, *(5,) * rank), values="normal"), layout)
+    cells, plane = x.flatten(2), (1, channels, *(1,) * rank)
+    winner = cells.argmax(-1, keepdim=True)
+    kernel = (huge, *(11,) * (rank - 1))
+    a = x.detach().requires_grad_()
+    largest = getattr(F, f"max_pool{rank}d")
+    if huge * 11 ** (rank - 1) >= 2**63:
+        with pytest.raises(RuntimeError, match="more taps than 64 bits can number"):
+            largest(a, kernel, 1, "same")
+        return
+    y, index = largest(a, kernel, 1, "same", return_indices=True)
+    assert torch.equal(index.flatten(2), winner.expand(cells.shape))
+    g = sample(x.shape, seed=1)
+    (slope,) = torch.autograd.grad(y, a, g)
+    expected = torch.zeros_like(cells).scatter_(2, winner, g.flatten(2).sum(-1, keepdim=True))
+    assert_close(slope.flatten(2), expected)
+    (slope,) = torch.autograd.grad(getattr(F, f"avg_pool{rank}d")(a, kernel, 1, "same"), a, g)
+    taps = float(huge) * 11 ** (rank - 1)
+    assert_close((slope.double() * taps).float(), g.flatten(2).sum(-1).view(plane).expand(x.shape))
+
+
 @pytest.mark.parametrize("rank", [1, 2])
 def test_07_huge_dilation_of_one_tap(rank):
     x = sample((1, 2, *(4,) * rank))

@@ -1,17 +1,16 @@
 """Which cells belong to which output: the only Python copy of the geometry.
 
 A window is, per axis, an interval of cells with a step. Fixed, adaptive, global, padded and
-ceil-mode pooling differ in nothing else. Sizes are worked out here once, cached on (shape,
-arguments), and cross to the kernels as one packed list of integers; ``csrc/window.h`` only maps
-(output, tap) to a cell.
+ceil-mode pooling differ in nothing else. Sizes are worked out here, once per shape and arguments,
+and cross to the kernels as one packed string of integers; ``csrc/window.h`` only maps (output, tap)
+to a cell.
 
 Nothing loops over windows, so extents may be symbolic.
 """
 
-import functools
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -22,6 +21,7 @@ from .errors import ArgumentError
 INT64_MAX = 2**63 - 1
 PADDING_NAMES = ("valid", "same", "same_lower")
 
+Packed = str | Sequence[int]
 Ints = int | Sequence[int]
 Padding = int | str | Sequence[int] | Sequence[Sequence[int]]
 
@@ -48,25 +48,25 @@ class Axis(NamedTuple):
 class Window:
     """The axes of a window, and what an average divides by (``divisor`` 0: the number of taps).
 
-    ``packed`` is what crosses to the kernels: two flags, the divisor, then seven integers per axis;
-    ``packed_last`` is the same with the flag that makes a backward kernel's result channels-last.
+    ``packed`` is what crosses to the kernels: two flags, the divisor, then seven integers per axis,
+    as text, which crosses fastest; ``packed_last`` is the same with the flag that makes a backward
+    kernel's result channels-last.
     """
 
     axes: tuple[Axis, ...]
     include_pad: bool = True
     divisor: int = 0
-    packed: Sequence[int] = field(init=False, repr=False, compare=False)
-    packed_last: Sequence[int] = field(init=False, repr=False, compare=False)
+    packed: Packed = field(init=False, repr=False, compare=False)
+    packed_last: Packed = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         fields = [number for axis in self.axes for number in axis]
         flags = int(self.include_pad) << 1
-        # A list holds plain integers; what may hold symbolic ones is a tuple, and the operators
-        # have a slower overload for it.
+        # What may hold symbolic integers is a tuple, and the operators have an overload for it.
         plain = not torch.compiler.is_compiling() and all(type(f) is int for f in fields)
         for name, bits in (("packed", flags), ("packed_last", flags | 1)):
-            packed = [bits, self.divisor, *fields]
-            object.__setattr__(self, name, packed if plain else tuple(packed))
+            packed = (bits, self.divisor, *fields)
+            object.__setattr__(self, name, " ".join(map(str, packed)) if plain else packed)
 
     @property
     def rank(self) -> int:
@@ -85,11 +85,13 @@ class Window:
 
     @property
     def offset_dtype(self) -> torch.dtype:
-        """The smallest unsigned type that holds a tap's number in its window."""
+        """The type of a tap's number in its window: uint8, uint16, int32 or int64."""
         taps = self.taps
         if taps <= 2**8:
             return torch.uint8
-        return torch.uint16 if taps <= 2**16 else torch.int32
+        if taps <= 2**16:
+            return torch.uint16
+        return torch.int32 if taps < 2**31 else torch.int64
 
     def output_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         """The pooled shape of an input of shape ``shape``."""
@@ -100,14 +102,14 @@ class Window:
         return (*shape[: len(shape) - self.rank], *(axis.size for axis in self.axes))
 
 
-def pack(window: Window, channels_last: bool = False) -> Sequence[int]:
+def pack(window: Window, channels_last: bool = False) -> Packed:
     """``window`` as the kernels read it."""
     return window.packed_last if channels_last else window.packed
 
 
-def unpack(packed: Sequence[int]) -> tuple[Window, bool]:
+def unpack(packed: Packed) -> tuple[Window, bool]:
     """The inverse of :func:`pack`, for the reference and the fake kernels."""
-    flags, divisor, *fields = packed
+    flags, divisor, *fields = map(int, packed.split()) if isinstance(packed, str) else packed
     axes = tuple(Axis(*fields[i : i + 7]) for i in range(0, len(fields), 7))
     return Window(axes, bool(flags & 2), divisor), bool(flags & 1)
 
@@ -182,6 +184,11 @@ def freeze(value: Any) -> Any:
         return _Odd(value)
 
 
+def freeze_bool(value: Any) -> Any:
+    """The same for an argument that must be a bool."""
+    return value if type(value) is bool else _Odd(value)
+
+
 class _Odd:
     """A value of no accepted type: equal only to itself, shown as what it is."""
 
@@ -246,22 +253,6 @@ def _check_numel(where: str, shape: Sequence[int], window: Window) -> Window:
             f"memory can address (input shape {tuple(shape)})"
         )
     return window
-
-
-def _cached(build: Callable[..., Window]) -> Callable[..., Window]:
-    """Cache ``build`` on its arguments, except while compiling: symbolic extents have no hash."""
-    fast = functools.lru_cache(maxsize=4096, typed=True)(build)
-
-    @functools.wraps(build)
-    def call(*args: Any) -> Window:
-        if torch.compiler.is_compiling():
-            return build(*args)
-        try:
-            return fast(*args)
-        except TypeError:
-            return build(*args)
-
-    return call
 
 
 def fixed(
@@ -413,7 +404,3 @@ def _adaptive_axis(size: int, out: int) -> Axis:
         return Axis(size, out, size // out, size // out, 0, 0, 1)
     most = size // out + 2 if out > 0 else 1
     return Axis(size, out, most, 0, 0, 0, 1)
-
-
-fixed_cached = _cached(fixed)
-adaptive_cached = _cached(adaptive)

@@ -29,6 +29,15 @@ def test_offsets_of_a_huge_window():
     assert indices[0, 0, 0].item() == 70_000
 
 
+def test_offsets_beyond_32_bits():
+    """The window of a whole plane has more taps than an int32 can number."""
+    x = torch.zeros(1, 1, 50_000, 50_000, dtype=torch.int8)
+    x[0, 0, -1, -3] = 7
+    value, index = F.adaptive_max_pool2d(x, 1, return_indices=True)
+    assert value.item() == 7
+    assert index.item() == x.numel() - 3
+
+
 def test_plane_beyond_32_bits():
     """One plane of more than 2^31 cells, in two dimensions."""
     x = torch.zeros(1, 1, 70_000, 35_000, dtype=torch.int8)

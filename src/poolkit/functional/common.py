@@ -1,5 +1,6 @@
 """What every public function does before it calls an operator: check, and choose who serves."""
 
+import contextlib
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
@@ -7,16 +8,19 @@ import torch
 from torch import Tensor
 from torch._prims_common import suggest_memory_format
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.compiler import is_compiling
 
 from .. import ops
 from .. import window as geometry
 from ..errors import ArgumentError, DtypeError
-from ..window import Window, freeze, is_sequence
+from ..window import Window, freeze, freeze_bool, is_sequence
 
 HALVES = (torch.float16, torch.bfloat16)
 FLOATS = frozenset({torch.float32, torch.float64, *HALVES})
 ORDERED = FLOATS | {torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64, torch.bool}
 SUMMED = FLOATS | {torch.int64}
+
+_STRIDED = torch.strided
 
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
@@ -92,15 +96,45 @@ def fixed(
         dilation = freeze(dilation)
     if divisor is not None:
         divisor = freeze(divisor)
-    return geometry.fixed_cached(
-        where, rank, x.shape, kernel_size, stride, padding, dilation, ceil_mode, needs_cell,
-        include_pad, divisor,
-    )  # fmt: skip
+    if type(ceil_mode) is not bool:
+        ceil_mode = freeze_bool(ceil_mode)
+    if type(include_pad) is not bool:
+        include_pad = freeze_bool(include_pad)
+    key = (where, rank, x.shape, kernel_size, stride, padding, dilation, ceil_mode, needs_cell,
+           include_pad, divisor)  # fmt: skip
+    if is_compiling():
+        return geometry.fixed(*key)
+    try:
+        return _windows[key]
+    except (KeyError, TypeError):
+        return _remembered(geometry.fixed, key)
 
 
 def adaptive(where: str, rank: int, x: Tensor, output_size: Any, needs_channels: bool) -> Window:
     """The window of adaptive pooling over ``x``, from the cache if it was asked for before."""
-    return geometry.adaptive_cached(where, rank, x.shape, freeze(output_size), needs_channels)
+    key = (where, rank, x.shape, freeze(output_size), needs_channels)
+    if is_compiling():
+        return geometry.adaptive(*key)
+    try:
+        return _windows[key]
+    except (KeyError, TypeError):
+        return _remembered(geometry.adaptive, key)
+
+
+# Windows by the arguments they were made of. Those are a key as they are: `freeze` has seen to it
+# that no two are equal but of different types. (``functools.lru_cache`` would look at the types, at
+# twice the cost.)
+_windows: dict[Any, Window] = {}
+_MOST_WINDOWS = 4096
+
+
+def _remembered(make: Callable[..., Window], key: tuple[Any, ...]) -> Window:
+    window = make(*key)
+    if len(_windows) >= _MOST_WINDOWS:
+        _windows.clear()
+    with contextlib.suppress(TypeError):  # symbolic extents have no hash
+        _windows[key] = window
+    return window
 
 
 def ours(where: str, x: Tensor, dtypes: frozenset[torch.dtype]) -> bool:
@@ -112,7 +146,7 @@ def ours(where: str, x: Tensor, dtypes: frozenset[torch.dtype]) -> bool:
     """
     try:
         if x.dtype in dtypes:
-            if x.is_cpu and x.layout is torch.strided and not x.is_nested:
+            if x.is_cpu and x.layout is _STRIDED and not x.is_nested:
                 return True
             return x.device.type == "meta"
     except AttributeError:
@@ -176,7 +210,7 @@ def is_symmetric(padding: Any) -> bool:
 
 def readable(x: Tensor) -> bool:
     """Whether ``x`` has values to check; what is traced, mapped, fake or on meta has none."""
-    if torch.compiler.is_compiling() or ops.transforms_active():
+    if is_compiling() or ops.transforms_active():
         return False
     return not x.is_meta and not isinstance(x, FakeTensor)
 

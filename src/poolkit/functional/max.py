@@ -47,7 +47,7 @@ def _max_pool(
     window = fixed(where, rank, x, kernel_size, stride, padding, dilation, ceil_mode,
                    padding_mode == "zeros")  # fmt: skip
     if padding_mode == "zeros":
-        return _reduce(x, window, return_indices)
+        return _reduce(x, window, True) if return_indices else ops.max_pool(x, window)
     check_mode(where, padding_mode)
     padded = Padded(where, rank, widened(ops.keep_strides(x)), window, padding_mode)
     window = fixed(where, rank, padded.x, kernel_size, stride, 0, dilation, ceil_mode, True)

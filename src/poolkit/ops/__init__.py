@@ -16,11 +16,11 @@ from torch import Tensor
 from torch._prims_common import suggest_memory_format
 from torch.autograd import Function
 from torch.autograd import forward_ad as fwad
+from torch.compiler import is_compiling
 
 from .. import cpu, reference
-from ..window import Window, unpack
+from ..window import Packed, Window, unpack
 
-Packed = Sequence[int]
 R = TypeVar("R")
 
 # ---- raw operators ------------------------------------------------------------------------------
@@ -90,7 +90,8 @@ _OPERATORS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
 }
 
 
-def _load() -> dict[str, Callable[..., Any]]:
+def _load() -> dict[str, tuple[Callable[..., Any], Callable[..., Any]]]:
+    """Each operator for any packed window, and for one that is text."""
     try:
         cpu.load()
     except cpu.LibraryError as error:
@@ -100,26 +101,27 @@ def _load() -> dict[str, Callable[..., Any]]:
             RuntimeWarning,
             stacklevel=2,
         )
-        return {name: slow for name, (slow, _) in _OPERATORS.items()}
+        return {name: (slow, slow) for name, (slow, _) in _OPERATORS.items()}
     for name, (slow, fake) in _OPERATORS.items():
-        for overload in (name, f"{name}.ints"):
+        for overload in (name, f"{name}.text"):
             # The reference serves devices without a kernel of ours, through the same operator.
             torch.library.impl(f"poolkit::{overload}", "CompositeExplicitAutograd", slow)
             torch.library.register_fake(f"poolkit::{overload}", fake)
-    return {name: _overloaded(getattr(torch.ops.poolkit, name)) for name in _OPERATORS}
+    return {name: _overloads(getattr(torch.ops.poolkit, name)) for name in _OPERATORS}
 
 
-def _overloaded(operator: Any) -> Callable[..., Any]:
-    """The operator: its cheap overload for a list, a window of plain integers; else the other."""
-    ints, symbolic = operator.ints, operator.default
+def _overloads(operator: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    # OpOverload.__call__ only hands its arguments on, which takes 0.3 us.
+    text, symbolic = operator.text._op, operator.default  # noqa: SLF001  no public name
 
-    def call(*args: Any) -> Any:
-        return ints(*args) if type(args[-1]) is list else symbolic(*args)
+    def either(*args: Any) -> Any:
+        return text(*args) if type(args[-1]) is str else symbolic(*args)
 
-    return call
+    return either, text
 
 
-_raw = _load()
+_operators = _load()
+_raw = {name: either for name, (either, _) in _operators.items()}
 NATIVE = cpu.isa() is not None
 """Whether kernels serve; otherwise everything is computed by the reference."""
 
@@ -130,6 +132,9 @@ _raw_scatter: Callable[[Tensor, Tensor, Packed], Tensor] = _raw["scatter"]
 _raw_plane_indices: Callable[[Tensor, Packed], Tensor] = _raw["plane_indices"]
 _raw_avg_pool: Callable[[Tensor, Packed], Tensor] = _raw["avg_pool"]
 _raw_avg_pool_backward: Callable[[Tensor, Packed], Tensor] = _raw["avg_pool_backward"]
+
+_text_max_pool_offsets: Callable[[Tensor, str], Any] = _operators["max_pool_offsets"][1]
+_text_avg_pool: Callable[[Tensor, str], Tensor] = _operators["avg_pool"][1]
 
 
 # ---- derivatives --------------------------------------------------------------------------------
@@ -151,7 +156,7 @@ def _fold(info: Any, dims: Sequence[int | None], tensors: Sequence[Tensor], rank
 
 
 def _rank(window: Packed) -> int:
-    return len(window) // 7
+    return unpack(window)[0].rank
 
 
 def _kept(window: Packed) -> Packed:
@@ -160,7 +165,9 @@ def _kept(window: Packed) -> Packed:
     Dynamo takes symbolic sizes over into the backward graph only if they were computed inside the
     Function.
     """
-    return tuple([n + 0 for n in window]) if torch.compiler.is_compiling() else window
+    if isinstance(window, str) or not is_compiling():
+        return window
+    return tuple([n + 0 for n in window])
 
 
 class _MaxPool(Function):
@@ -321,29 +328,28 @@ class _AvgPoolBackwardForward(_AvgPoolBackward):
 class _MaxPoolEager(Function):
     """`_MaxPool` where neither a transform nor a forward derivative is under way, at half the cost.
 
-    Offsets are no output but a stored tensor; ``kept`` takes them for who wants to see them.
+    Its offsets are no output, so it does not serve who wants to see them.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, window: Packed, kept: list[Tensor]) -> Tensor:
-        values, offsets = _raw_max_pool_offsets(x, window)
+    def forward(ctx: Any, x: Tensor, window: str) -> Any:
+        values, offsets = _text_max_pool_offsets(x, window)
         ctx.window = window
         ctx.save_for_backward(offsets)
-        kept.append(offsets)
         return values
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
-        return scatter(g, ctx.saved_tensors[0], ctx.window), None, None
+        return scatter(g, ctx.saved_tensors[0], ctx.window), None
 
 
 class _AvgPoolEager(Function):
     """`_AvgPool` where neither a transform nor a forward derivative is under way."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, window: Packed) -> Tensor:
+    def forward(ctx: Any, x: Tensor, window: str) -> Tensor:
         ctx.window = window
-        return _raw_avg_pool(x, window)
+        return _text_avg_pool(x, window)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
@@ -376,31 +382,45 @@ _max_pool_eager = _direct(_MaxPoolEager)
 _avg_pool_eager = _direct(_AvgPoolEager)
 
 
-def _is_eager(x: Tensor) -> bool:
-    """Whether nothing but reverse mode is under way, and ``x`` is contiguous, the usual case."""
-    return (
-        fwad._current_level < 0  # noqa: SLF001  no public name
-        and x.is_contiguous()
-        and not torch.compiler.is_compiling()
-        and not transforms_active()
-    )
+def _eager(x: Tensor, window: Window) -> str | None:
+    """The packed window for the light Functions, or None where they would not do.
+
+    They do where nothing but reverse mode is under way and ``x`` is dense in its memory format.
+    """
+    packed = window.packed
+    if (
+        fwad._current_level >= 0  # noqa: SLF001  no public name
+        or transforms_active()
+        or is_compiling()
+        or not isinstance(packed, str)
+    ):
+        return None
+    if not x.is_contiguous():
+        if not x.is_contiguous(memory_format=suggest_memory_format(x)):
+            return None
+    else:
+        # A channel stride above the last one settles it without the full comparison of strides.
+        strides = x.stride()
+        if strides[1] > strides[-1]:
+            return packed
+    return str(_wanted(x, window))
 
 
 def _apply(plain: Any, cls: Any, *args: Any) -> Any:
-    if torch.compiler.is_compiling():
+    if is_compiling():
         return plain.apply(*args)  # the class without jvp; Dynamo cannot follow cls.__base__
     if transforms_active():
         return cls.apply(*args)
     return _direct_apply[cls](*args)
 
 
-def differentiates(*tensors: Tensor) -> bool:
+def differentiates(x: Tensor) -> bool:
     """Whether the raw operators would lose a derivative or a mapped dimension."""
-    if torch.is_grad_enabled():
-        for t in tensors:
-            if t.requires_grad:
-                return True
-    return transforms_active() or fwad._current_level >= 0  # noqa: SLF001  no public name
+    return (
+        (x.requires_grad and torch.is_grad_enabled())
+        or transforms_active()
+        or fwad._current_level >= 0  # noqa: SLF001  no public name
+    )
 
 
 def _wanted(x: Tensor, window: Window) -> Packed:
@@ -409,8 +429,8 @@ def _wanted(x: Tensor, window: Window) -> Packed:
 
 
 def _channels_last(x: Tensor) -> bool:
-    # A channel stride above the last one settles it without the full comparison of strides.
-    if x.dim() < 4 or x.stride(1) > x.stride(-1):
+    strides = x.stride()
+    if len(strides) < 4 or strides[1] > strides[-1]:
         return False
     return suggest_memory_format(x) is not torch.contiguous_format
 
@@ -419,7 +439,7 @@ def _restore_strides(x: Tensor, make: Callable[[Tensor], R]) -> R:
     """``make(x)``, its gradient in the strides of ``empty_like(x)`` where those are unusual."""
     # The compiler chooses strides itself, and cannot sort symbolic ones.
     if (
-        torch.compiler.is_compiling()
+        is_compiling()
         or x.is_contiguous()
         or x.is_contiguous(memory_format=suggest_memory_format(x))
     ):
@@ -460,7 +480,7 @@ _direct_apply[_SameStridesForward] = _direct(_SameStridesForward)
 
 def keep_strides(x: Tensor) -> Tensor:
     """``x`` for composed code, whose gradient would lose the strides of ``empty_like(x)``."""
-    if torch.compiler.is_compiling() or x.is_contiguous() or not differentiates(x):
+    if is_compiling() or x.is_contiguous() or not differentiates(x):
         return x
     same: Tensor = _apply(_SameStrides, _SameStridesForward, x)
     return same
@@ -473,10 +493,11 @@ def max_pool(x: Tensor, window: Window) -> Tensor:
     """The maxima alone; offsets are kept only for a backward pass."""
     if not differentiates(x):
         return _raw_max_pool(x, window.packed)
-    if _is_eager(x):
-        values: Tensor = _max_pool_eager(x, _wanted(x, window), [])
-        return values
-    return max_pool_offsets(x, window)[0]
+    eager = _eager(x, window)
+    if eager is None:
+        return max_pool_offsets(x, window)[0]
+    values: Tensor = _max_pool_eager(x, eager)
+    return values
 
 
 def max_pool_offsets(x: Tensor, window: Window) -> tuple[Tensor, Tensor]:
@@ -484,10 +505,6 @@ def max_pool_offsets(x: Tensor, window: Window) -> tuple[Tensor, Tensor]:
     if not differentiates(x):
         return _raw_max_pool_offsets(x, window.packed)
     packed = _wanted(x, window)
-    if _is_eager(x):
-        kept: list[Tensor] = []
-        values: Tensor = _max_pool_eager(x, packed, kept)
-        return values, kept[0]
 
     def pooled(x: Tensor) -> tuple[Tensor, Tensor]:
         both: tuple[Tensor, Tensor] = _apply(_MaxPool, _MaxPoolForward, x, packed)
@@ -500,10 +517,12 @@ def avg_pool(x: Tensor, window: Window) -> Tensor:
     """The averages."""
     if not differentiates(x):
         return _raw_avg_pool(x, window.packed)
+    averages: Tensor
+    eager = _eager(x, window)
+    if eager is not None:
+        averages = _avg_pool_eager(x, eager)
+        return averages
     packed = _wanted(x, window)
-    if _is_eager(x):
-        eager: Tensor = _avg_pool_eager(x, packed)
-        return eager
 
     def pooled(x: Tensor) -> Tensor:
         averages: Tensor = _apply(_AvgPool, _AvgPoolForward, x, packed)
