@@ -181,6 +181,18 @@ template <class T, class V>
     for (int k = 0; k < n; ++k) p[k * step] = convert_back<T, V>(v[k]);
 }
 
+// Lanes stored as narrower ones.
+template <class L, class O>
+[[gnu::always_inline]] inline void store_lanes(O* p, const Vec<L>& v) {
+  if constexpr (std::is_same_v<O, L>) {
+    store(p, v);
+  } else {
+    using Narrow [[gnu::vector_size(sizeof(O) * kLanes<L>)]] = O;
+    const auto narrow = __builtin_convertvector(v, Narrow);
+    std::memcpy(p, &narrow, sizeof(narrow));
+  }
+}
+
 // Where offsets go: uint8 (SmallOffset), or uint16, int32 and int64 tensors.
 struct Offsets {
   void* data = nullptr;

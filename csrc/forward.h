@@ -274,23 +274,28 @@ class RunPool {
       y = result_.y + to;
     else
       y = values.reserve(cells * n + N);
-    taps.reserve(cells * n + N);
+    // So do byte offsets.
+    constexpr bool kBytes = std::is_same_v<typename F::Offset, SmallOffset>;
     const auto go = [&]<int U>() {
-      LanePool<R, Exact, U>(w_, n)(view, b, y, taps.get(), row, cell);
+      LanePool<R, Exact, U> pool(w_, n);
+      if constexpr (kBytes)
+        pool(view, b, y, row, cell, static_cast<uint8_t*>(result_.offsets.data) + to, line, run_);
+      else
+        pool(view, b, y, row, cell, taps.reserve(cells * n + N), b.columns() * n, n);
     };
     if (n >= 4 * N)
       go.template operator()<4>();
     else
       go.template operator()<1>();
     if constexpr (R::kSums) divide_block(y, b, row, cell, n, result_.divisors);
-    if constexpr (!kSame || R::kOffsets)
+    if constexpr (!kSame || (R::kOffsets && !kBytes))
       for (int64_t r = 0; r < b.rows(); ++r)
         for (int64_t i = 0; i < b.columns(); ++i) {
           const int64_t from = (r * b.columns() + i) * n, at = to + r * line + i * run_;
           for (int64_t c = 0; c < n; c += N) {
             c = std::min(c, n - N);
             if constexpr (!kSame) write<T, V>(result_.y + at + c, load(y + from + c));
-            if constexpr (R::kOffsets)
+            if constexpr (R::kOffsets && !kBytes)
               result_.offsets.template put<typename F::Offset>(at + c, load(taps.get() + from + c));
           }
         }

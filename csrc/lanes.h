@@ -77,11 +77,11 @@ template <class R, bool Exact, class LV>
 
 // One output: its window over `count` input rows, for U vectors of each cell; `first` is where its
 // first cell is in each row. K is the number of taps in each row where that is known while
-// compiling, or 0.
-template <class R, bool Exact, bool Sub, int U, int K>
+// compiling, or 0. Taps are stored as O, lanes or bytes.
+template <class R, bool Exact, bool Sub, int U, int K, class O>
 [[gnu::always_inline]] inline void reduce_window(const CellRow<R>* rows, int64_t count,
                                                  const Column& c, int64_t first, int64_t step,
-                                                 typename R::Value* to, typename R::Lane* to_taps) {
+                                                 typename R::Value* to, O* to_taps) {
   using V = typename R::Value;
   using L = typename R::Lane;
   using LV = typename LaneVector<L>::type;
@@ -121,7 +121,7 @@ template <class R, bool Exact, bool Sub, int U, int K>
   POOLKIT_UNROLL
   for (int u = 0; u < U; ++u) {
     store(to + u * N, best[u]);
-    if constexpr (R::kOffsets) store(to_taps + u * N, at[u]);
+    if constexpr (R::kOffsets) store_lanes<L>(to_taps + u * N, at[u]);
   }
 }
 
@@ -167,10 +167,10 @@ template <class R, int U, int K>
 // are `pitch` values apart, a window's taps `step`, outputs `to_pitch` and their taps `taps_pitch`.
 // Sub: the cells bring taps of their own. All values of one output come before the next output:
 // long cells are read as they lie.
-template <class R, bool Exact, bool Sub, int U>
+template <class R, bool Exact, bool Sub, int U, class O>
 void reduce_row(const CellRow<R>* rows, int64_t count, const Column* columns, int64_t n,
-                int64_t width, int64_t pitch, int64_t step, typename R::Value* to,
-                typename R::Lane* to_taps, int64_t to_pitch, int64_t taps_pitch) {
+                int64_t width, int64_t pitch, int64_t step, typename R::Value* to, O* to_taps,
+                int64_t to_pitch, int64_t taps_pitch) {
   using V = typename R::Value;
   constexpr int64_t kStep = U * kLanes<V>;
   for (int64_t i = 0; i < n; ++i, to += to_pitch, to_taps = lane(to_taps, taps_pitch)) {
@@ -239,9 +239,11 @@ class LanePool {
  public:
   LanePool(const Window& w, int64_t width) : w_(w), width_(width), straight_(is_straight(w)) {}
 
-  // The results of output row r of the block go to `to` + r * row, cells `cell` apart; the taps go
-  // to `taps` without gaps.
-  void operator()(const View<V>& in, const Block& b, V* to, L* taps, int64_t row, int64_t cell) {
+  // The results of output row r of the block go to `to` + r * row, cells `cell` apart, and the taps
+  // likewise to `taps`.
+  template <class O>
+  void operator()(const View<V>& in, const Block& b, V* to, int64_t row, int64_t cell, O* taps,
+                  int64_t taps_row, int64_t taps_cell) {
     const Span d_seen(w_.d, b.d0, b.d1), h_seen(w_.h, b.h0, b.h1);
     const int64_t n = b.columns(), line = n * width_;
     if (b.w0 != begin_ || b.w1 != end_) {
@@ -257,7 +259,7 @@ class LanePool {
       reduced_taps_.reserve(int64_t(done_.size()) * line);
     }
     for (int64_t d = b.d0; d < b.d1; ++d)
-      for (int64_t h = b.h0; h < b.h1; ++h, to += row, taps = lane(taps, line)) {
+      for (int64_t h = b.h0; h < b.h1; ++h, to += row, taps = lane(taps, taps_row)) {
         list_.clear();
         for (int64_t td = w_.d.first(d); td < w_.d.last(d); ++td)
           for (int64_t th = w_.h.first(h); th < w_.h.last(h); ++th) {
@@ -283,10 +285,10 @@ class LanePool {
         const auto count = int64_t(list_.size());
         if (straight_)
           reduce_row<R, Exact, false, U>(list_.data(), count, columns, n, width_, in.cell,
-                                         w_.w.dilation * in.cell, to, taps, cell, width_);
+                                         w_.w.dilation * in.cell, to, taps, cell, taps_cell);
         else
           reduce_row<R, Exact, true, U>(list_.data(), count, units_.data(), n, width_, width_, 0,
-                                        to, taps, cell, width_);
+                                        to, taps, cell, taps_cell);
       }
   }
 
@@ -424,7 +426,7 @@ class PlanePool {
       }
     const int64_t line = b.columns() * N;
     values_.reserve(b.rows() * line), taps_.reserve(b.rows() * line);
-    pool_({in, d.low * slice + h.low * row + w.low * N, slice, row, N}, b, values_.get(),
+    pool_({in, d.low * slice + h.low * row + w.low * N, slice, row, N}, b, values_.get(), line, N,
           taps_.get(), line, N);
     return true;
   }

@@ -395,15 +395,19 @@ def _eager(x: Tensor, window: Window) -> str | None:
         or not isinstance(packed, str)
     ):
         return None
-    if not x.is_contiguous():
-        if not x.is_contiguous(memory_format=suggest_memory_format(x)):
-            return None
-    else:
-        # A channel stride above the last one settles it without the full comparison of strides.
+    # Where no stride is ambiguous, this settles it without the full comparison of strides.
+    if x.is_contiguous():
         strides = x.stride()
         if strides[1] > strides[-1]:
             return packed
+    elif 1 not in x.shape[1:] and x.is_contiguous(memory_format=_LAST.get(x.dim(), _FIRST)):
+        return str(window.packed_last)
+    elif not x.is_contiguous(memory_format=suggest_memory_format(x)):
+        return None
     return str(_wanted(x, window))
+
+
+_FIRST, _LAST = torch.contiguous_format, {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 def _apply(plain: Any, cls: Any, *args: Any) -> Any:
