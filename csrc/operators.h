@@ -26,13 +26,21 @@ struct WrittenWindow : Window {
 
   explicit WrittenWindow(const Fields& f) : Window(f.values, f.readable ? f.count : 0) {}
 
+  static bool is_digit(char c) { return '0' <= c && c <= '9'; }
+
   static Fields read(const char* text, size_t length) {
     Fields f;
     for (const char *at = text, *const end = text + length; at < end && f.readable; ++at) {
       f.readable = f.count < kMostFields;
       if (!f.readable) break;
-      const auto [next, error] = std::from_chars(at, end, f.values[f.count++]);
-      f.readable = error == std::errc() && (next == end || *next == ' ');
+      const char* next = at + 1;
+      if (is_digit(*at) && (next == end || *next == ' ')) {  // most are that short
+        f.values[f.count++] = *at - '0';
+      } else {
+        const auto [rest, error] = std::from_chars(at, end, f.values[f.count++]);
+        f.readable = error == std::errc() && (rest == end || *rest == ' ');
+        next = rest;
+      }
       at = next;
     }
     return f;

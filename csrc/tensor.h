@@ -26,9 +26,9 @@ using torch::stable::Tensor;
 // Whether the strides order the axes as channels-last does: torch's suggest_memory_format, which
 // the stable ABI lacks. Ambiguous strides (C == 1 or H == W == 1) must be read as torch reads them.
 inline bool suggests_channels_last(const Tensor& t) {
-  const int64_t dim = t.dim();
-  if (dim != 4 && dim != 5) return false;
   const auto sizes = t.sizes();
+  const auto dim = int64_t(sizes.size());
+  if (dim != 4 && dim != 5) return false;
   const auto strides = t.strides();
   int64_t least = 0;
   if (strides[1] == 0) return false;
@@ -54,9 +54,10 @@ struct Planes {
 };
 
 inline Planes planes_of(Tensor t, bool channels_last, int rank) {
+  const auto sizes = t.sizes();
   int64_t planes = 1;
-  for (int64_t i = 0; i < t.dim() - rank; ++i) planes *= t.size(i);
-  const int64_t run = channels_last ? t.size(1) : 1;
+  for (size_t i = 0; i + size_t(rank) < sizes.size(); ++i) planes *= sizes[i];
+  const int64_t run = channels_last ? sizes[1] : 1;
   return {std::move(t), run == 0 ? 0 : planes / run, run};
 }
 
@@ -68,14 +69,16 @@ inline Planes dense(const Tensor& t, bool channels_last, int rank) {
 }
 
 inline void check_extents(const Tensor& t, const int64_t* extents, int rank) {
-  const int64_t dim = t.dim();
+  const auto sizes = t.sizes();
+  const auto dim = int64_t(sizes.size());
   bool fits = dim == rank + 1 || dim == rank + 2;
-  for (int i = 0; fits && i < rank; ++i) fits = t.size(dim - rank + i) == extents[i];
+  for (int i = 0; fits && i < rank; ++i) fits = sizes[size_t(dim - rank + i)] == extents[i];
   STD_TORCH_CHECK(fits, "poolkit: the tensor does not have the extents of the window");
 }
 
 // Asks for huge pages for a large result. Memory that comes fresh from the system costs a fault per
 // page when it is written first, which takes longer than pooling does.
+constexpr int64_t kLarge = 1 << 18;  // not worth to be asked for the bytes of fewer elements
 inline void prefer_huge_pages([[maybe_unused]] const Tensor& t) {
 #ifdef MADV_HUGEPAGE
   constexpr uintptr_t kHuge = 2 << 20;
@@ -90,9 +93,10 @@ inline void prefer_huge_pages([[maybe_unused]] const Tensor& t) {
 inline Planes empty_planes(const Tensor& like, const int64_t* extents, int rank, bool channels_last,
                            ScalarType dtype) {
   int64_t sizes[5];
-  const int64_t dim = like.dim();
+  const auto old_sizes = like.sizes();
+  const auto dim = int64_t(old_sizes.size());
   for (int64_t i = 0; i < dim; ++i)
-    sizes[i] = i < dim - rank ? like.size(i) : extents[i - (dim - rank)];
+    sizes[i] = i < dim - rank ? old_sizes[size_t(i)] : extents[i - (dim - rank)];
   if (channels_last) {
     Tensor t = torch::stable::empty({sizes, size_t(dim)}, dtype, std::nullopt, std::nullopt,
                                     std::nullopt, format_of(true, dim));
@@ -110,7 +114,7 @@ inline Planes empty_planes(const Tensor& like, const int64_t* extents, int rank,
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(dim, sizes, strides, int32_t(dtype),
                                                          aoti_torch_device_type_cpu(), 0, &handle));
   Tensor t(handle);
-  prefer_huge_pages(t);
+  if (sizes[0] * strides[0] >= kLarge) prefer_huge_pages(t);
   return planes_of(std::move(t), false, rank);
 }
 

@@ -44,9 +44,9 @@ def _max_pool(
         )  # fmt: skip
         if served is not None:
             return served
-    window = fixed(where, rank, x, kernel_size, stride, padding, dilation, ceil_mode,
-                   padding_mode == "zeros")  # fmt: skip
-    if padding_mode == "zeros":
+    zeros = padding_mode == "zeros"
+    window = fixed(where, rank, x, kernel_size, stride, padding, dilation, ceil_mode, zeros)
+    if zeros:
         return _reduce(x, window, True) if return_indices else ops.max_pool(x, window)
     check_mode(where, padding_mode)
     padded = Padded(where, rank, widened(ops.keep_strides(x)), window, padding_mode)

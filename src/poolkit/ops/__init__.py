@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, is_grad_enabled
 from torch._prims_common import suggest_memory_format
 from torch.autograd import Function
 from torch.autograd import forward_ad as fwad
@@ -386,13 +386,13 @@ def _eager(x: Tensor, window: Window) -> str | None:
     """The packed window for the light Functions, or None where they would not do.
 
     They do where nothing but reverse mode is under way and ``x`` is dense in its memory format.
+    (What is being compiled has no text.)
     """
     packed = window.packed
     if (
-        fwad._current_level >= 0  # noqa: SLF001  no public name
+        type(packed) is not str
         or transforms_active()
-        or is_compiling()
-        or not isinstance(packed, str)
+        or fwad._current_level >= 0  # noqa: SLF001  no public name
     ):
         return None
     # Where no stride is ambiguous, this settles it without the full comparison of strides.
@@ -418,13 +418,14 @@ def _apply(plain: Any, cls: Any, *args: Any) -> Any:
     return _direct_apply[cls](*args)
 
 
+def _transforms() -> bool:
+    """Whether a transform or a forward derivative is under way."""
+    return transforms_active() or fwad._current_level >= 0  # noqa: SLF001  no public name
+
+
 def differentiates(x: Tensor) -> bool:
     """Whether the raw operators would lose a derivative or a mapped dimension."""
-    return (
-        (x.requires_grad and torch.is_grad_enabled())
-        or transforms_active()
-        or fwad._current_level >= 0  # noqa: SLF001  no public name
-    )
+    return (x.requires_grad and is_grad_enabled()) or _transforms()
 
 
 def _wanted(x: Tensor, window: Window) -> Packed:
@@ -495,13 +496,15 @@ def keep_strides(x: Tensor) -> Tensor:
 
 def max_pool(x: Tensor, window: Window) -> Tensor:
     """The maxima alone; offsets are kept only for a backward pass."""
-    if not differentiates(x):
+    values: Tensor
+    if x.requires_grad and is_grad_enabled():
+        eager = _eager(x, window)
+        if eager is not None:
+            values = _max_pool_eager(x, eager)
+            return values
+    elif not _transforms():
         return _raw_max_pool(x, window.packed)
-    eager = _eager(x, window)
-    if eager is None:
-        return max_pool_offsets(x, window)[0]
-    values: Tensor = _max_pool_eager(x, eager)
-    return values
+    return max_pool_offsets(x, window)[0]
 
 
 def max_pool_offsets(x: Tensor, window: Window) -> tuple[Tensor, Tensor]:
@@ -519,13 +522,14 @@ def max_pool_offsets(x: Tensor, window: Window) -> tuple[Tensor, Tensor]:
 
 def avg_pool(x: Tensor, window: Window) -> Tensor:
     """The averages."""
-    if not differentiates(x):
-        return _raw_avg_pool(x, window.packed)
     averages: Tensor
-    eager = _eager(x, window)
-    if eager is not None:
-        averages = _avg_pool_eager(x, eager)
-        return averages
+    if x.requires_grad and is_grad_enabled():
+        eager = _eager(x, window)
+        if eager is not None:
+            averages = _avg_pool_eager(x, eager)
+            return averages
+    elif not _transforms():
+        return _raw_avg_pool(x, window.packed)
     packed = _wanted(x, window)
 
     def pooled(x: Tensor) -> Tensor:
