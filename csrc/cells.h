@@ -9,8 +9,8 @@
 #include <type_traits>
 #include <utility>
 
+#include "convert.h"
 #include "reduce.h"
-#include "simd.h"
 #include "tensor.h"
 
 namespace poolkit {
@@ -126,13 +126,7 @@ template <class V, class T>
     special |= ((bits & 0x7fff) > kInfinity<T>) | (bits == int16_t(-0x8000));
     return flip_key(bits);
   } else {
-    Vec<V> v{};
-    if constexpr (std::is_same_v<T, V>)
-      v = load(p);
-    else if constexpr (sizeof(T) == sizeof(V) && !is_half<T>)
-      std::memcpy(&v, p, sizeof(v));
-    else
-      for (int k = 0; k < kLanes<V>; ++k) v[k] = convert<V>(p[k]);
+    const Vec<V> v = load_as<V>(p);
     if constexpr (std::is_floating_point_v<V>) special |= v != v;
     return v;
   }
@@ -154,12 +148,9 @@ template <class T, class V>
   if constexpr (is_half<T> && std::is_same_v<V, int16_t>) {
     const Vec<int16_t> bits = flip_key(v);
     std::memcpy(p, &bits, sizeof(bits));
-  } else if constexpr (std::is_same_v<T, V>)
-    store(p, v);
-  else if constexpr (sizeof(T) == sizeof(V))
-    std::memcpy(p, &v, sizeof(v));
-  else
-    for (int k = 0; k < kLanes<V>; ++k) p[k] = convert_back<T, V>(v[k]);
+  } else {
+    store_as<T, V>(p, v);
+  }
 }
 
 // The first n lanes.
@@ -181,32 +172,15 @@ template <class T, class V>
     for (int k = 0; k < n; ++k) p[k * step] = convert_back<T, V>(v[k]);
 }
 
-// Lanes stored as narrower ones.
-template <class L, class O>
-[[gnu::always_inline]] inline void store_lanes(O* p, const Vec<L>& v) {
-  if constexpr (std::is_same_v<O, L>) {
-    store(p, v);
-  } else {
-    using Narrow [[gnu::vector_size(sizeof(O) * kLanes<L>)]] = O;
-    const auto narrow = __builtin_convertvector(v, Narrow);
-    std::memcpy(p, &narrow, sizeof(narrow));
-  }
-}
-
 // Where offsets go: uint8 (SmallOffset), or uint16, int32 and int64 tensors.
 struct Offsets {
   void* data = nullptr;
   ScalarType type = ScalarType::Byte;
 
   // Stores a vector of taps.
-  template <class Offset, class LaneVec>
-  void put(int64_t at, const LaneVec& taps) const {
-    as<Offset>([&]<class O>(O* offsets) {
-      constexpr int n = int(sizeof(LaneVec) / sizeof(taps[0]));
-      O some[n];
-      for (int k = 0; k < n; ++k) some[k] = O(taps[k]);
-      std::memcpy(offsets + at, some, sizeof(some));
-    });
+  template <class Offset, class L>
+  void put(int64_t at, const Vec<L>& taps) const {
+    as<Offset>([&]<class O>(O* offsets) { store_as<O, L>(offsets + at, taps); });
   }
 
   // Calls f with the pointer in its own type.

@@ -296,7 +296,8 @@ class RunPool {
             c = std::min(c, n - N);
             if constexpr (!kSame) write<T, V>(result_.y + at + c, load(y + from + c));
             if constexpr (R::kOffsets && !kBytes)
-              result_.offsets.template put<typename F::Offset>(at + c, load(taps.get() + from + c));
+              result_.offsets.template put<typename F::Offset, L>(at + c,
+                                                                  load(taps.get() + from + c));
           }
         }
     return true;

@@ -121,7 +121,7 @@ template <class R, bool Exact, bool Sub, int U, int K, class O>
   POOLKIT_UNROLL
   for (int u = 0; u < U; ++u) {
     store(to + u * N, best[u]);
-    if constexpr (R::kOffsets) store_lanes<L>(to_taps + u * N, at[u]);
+    if constexpr (R::kOffsets) store_as<O, L>(to_taps + u * N, at[u]);
   }
 }
 

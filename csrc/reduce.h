@@ -9,8 +9,7 @@
 #include <type_traits>
 #include <utility>
 
-#include "simd.h"
-#include "values.h"
+#include "convert.h"
 
 namespace poolkit {
 
@@ -88,38 +87,22 @@ int64_t winner(const T* p, int64_t n, int64_t step) {
   return best;
 }
 
-template <class T>
-[[gnu::always_inline]] inline Vec<Wide<T>> widen_vector(const T* p) {
-  using V = Wide<T>;
-  Vec<V> v{};
-  if constexpr (sizeof(T) == sizeof(V))
-    std::memcpy(&v, p, sizeof(v));
-  else
-    for (int k = 0; k < kLanes<V>; ++k) v[k] = widen(p[k]);
-  return v;
-}
-
-// The sum of n cells in independent lanes, which are added pairwise.
+// The sum of n cells in as many independent lanes as 64 bytes hold, which are added pairwise.
 template <class T>
 Wide<T> sum_run(const T* p, int64_t n) {
   using V = Wide<T>;
-  using Lanes [[gnu::vector_size(64)]] = V;
-  constexpr int kLanes = 64 / int(sizeof(V));
-  Lanes sum{};
+  constexpr int N = kLanes<V>, kAll = 64 / int(sizeof(V)), kVectors = kAll / N;
+  Vec<V> sum[kVectors] = {};
   int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) {
-    Lanes more;
-    if constexpr (std::is_same_v<T, V>)
-      std::memcpy(&more, p + i, sizeof(more));
-    else
-      for (int k = 0; k < kLanes; ++k) more[k] = widen(p[i + k]);
-    sum += more;
+  for (; i + kAll <= n; i += kAll) {
+    POOLKIT_UNROLL
+    for (int u = 0; u < kVectors; ++u) sum[u] += load_as<V>(p + i + u * N);
   }
   V rest{};
   for (; i < n; ++i) rest += widen(p[i]);
-  V lane[kLanes];
-  std::memcpy(lane, &sum, sizeof(sum));
-  for (int half = kLanes / 2; half > 0; half /= 2)
+  V lane[kAll];
+  std::memcpy(lane, sum, sizeof(sum));
+  for (int half = kAll / 2; half > 0; half /= 2)
     for (int k = 0; k < half; ++k) lane[k] += lane[k + half];
   return lane[0] + rest;
 }
@@ -143,11 +126,11 @@ void sum_runs(const T* p, int64_t n, int64_t count, Wide<T>* sums) {
     if (n >= 16 * N) {  // long runs: four chains of additions
       Vec<V> more[4] = {};
       for (; i + 4 * N <= n; i += 4 * N)
-        for (int c = 0; c < 4; ++c) more[c] += widen_vector(from + i + c * N);
+        for (int c = 0; c < 4; ++c) more[c] += load_as<V>(from + i + c * N);
       sum = (more[0] + more[1]) + (more[2] + more[3]);
     }
-    for (; i + N <= n; i += N) sum += widen_vector(from + i);
-    if (old > 0) sum += fresh ? widen_vector(from + n - N) : Vec<V>{};
+    for (; i + N <= n; i += N) sum += load_as<V>(from + i);
+    if (old > 0) sum += fresh ? load_as<V>(from + n - N) : Vec<V>{};
     total[k] = sum;
   }
   transpose<V>(total);

@@ -1,11 +1,11 @@
 // Vectors as wide as the registers of the instruction set, and the transposition of a square of
 // them: the only place that knows how wide those are.
 //
-// The compilers' vector types are used, and intrinsics in one place: the same source makes AVX-512,
-// AVX2, SSE2 and NEON code.
+// The compilers' vector types are used: the same source makes AVX-512, AVX2, SSE2 and NEON code.
+// Intrinsics serve the comparison of byte offsets, here, and float16, in convert.h.
 #pragma once
 
-#if defined(__AVX512BW__)
+#if defined(__AVX512BW__) || defined(__F16C__)
 #include <immintrin.h>
 #endif
 

@@ -97,11 +97,6 @@ inline uint64_t widen(uint64_t v) { return v; }
 template <class T>
 using Wide = decltype(widen(T{}));
 
-template <class T>
-void widen_values(const T* __restrict from, Wide<T>* __restrict to, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) to[i] = widen(from[i]);
-}
-
 // ---- rounding to nearest even ----
 
 template <class T>

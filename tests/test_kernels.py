@@ -106,6 +106,26 @@ def check(seed):
     return zlib.crc32(b"".join(numbers))
 
 
+def check_every_half(dtype):
+    """Every number of a half type, widened, halved and rounded, as torch widens and rounds it."""
+    every = torch.arange(-(2**15), 2**15, dtype=torch.int16).view(dtype)
+    for layout, shape in (("contiguous", (1, 64, 1024)), ("contiguous", (1, 1, 65536)),
+                          ("channels_last", (1, 4096, 16))):  # fmt: skip
+        for other in (0.0, 2.0**-24, 1.0, -3.0):
+            pairs = torch.stack((every, torch.full_like(every, other)), -1).view(*shape, 2)
+            if layout == "channels_last":
+                pairs = pairs.to(memory_format=torch.channels_last)
+            w = window.fixed("t", 2, pairs.shape, (1, 2), (1, 2), 0, 1, False, True)
+            got = native.avg_pool(pairs, w.packed)
+            wide = pairs.float()
+            assert_bit_equal(got, ((0 + wide[..., :1] + wide[..., 1:]) / 2).to(dtype))
+
+
+@pytest.mark.parametrize("dtype", FLOATS[2:])
+def test_every_half(dtype):
+    check_every_half(dtype)
+
+
 @pytest.mark.parametrize("part", range(8))
 def test_native_equals_reference(part):
     """Values, offsets, indices, gradients: bits; averages: within the bound of their sum."""
@@ -243,4 +263,6 @@ def test_padding_never_wins_over_the_least_value(dtype, kernel, planes):
 
 
 if __name__ == "__main__":
+    for half in FLOATS[2:]:
+        check_every_half(half)
     print(cpu.isa(), sum(check(seed) != 0 for seed in range(2000, 2000 + int(sys.argv[1]))))

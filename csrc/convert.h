@@ -1,0 +1,98 @@
+// Values of one type as lanes of another. Element by element the compilers build such vectors in
+// memory, which takes ten times as long.
+#pragma once
+
+#include "simd.h"
+#include "values.h"
+
+namespace poolkit {
+
+// As many values of T as Vec<V> has lanes.
+template <class T, class V>
+struct SomeOf {
+  using Element = typename std::conditional_t<is_half<T>, std::type_identity<uint16_t>,
+                                              std::type_identity<T>>::type;
+  typedef Element type __attribute__((vector_size(sizeof(T) * kLanes<V>)));
+};
+template <class T, class V>
+using Some = typename SomeOf<T, V>::type;
+
+#if defined(__AVX512BW__)
+constexpr __mmask16 kAllLanes = 0xffff;  // (g++ 12 warns of the intrinsics without a mask)
+#endif
+
+// kLanes<V> values of T.
+template <class V, class T>
+[[gnu::always_inline]] inline Vec<V> load_as(const T* p) {
+  if constexpr (std::is_same_v<T, V>) {
+    return load(p);
+  } else {
+    Some<T, V> some;
+    std::memcpy(&some, p, sizeof(some));
+    if constexpr (!is_half<T>) return __builtin_convertvector(some, Vec<V>);
+#if defined(__AVX512BW__)
+    if constexpr (std::is_same_v<T, Half>)
+      return Vec<V>(_mm512_maskz_cvtph_ps(kAllLanes, __m256i(some)));
+#elif defined(__F16C__) && defined(__AVX2__)
+    if constexpr (std::is_same_v<T, Half>) return Vec<V>(_mm256_cvtph_ps(__m128i(some)));
+#endif
+    if constexpr (is_half<T>) {
+      const auto h = __builtin_convertvector(some, Vec<uint32_t>);
+      if constexpr (std::is_same_v<T, BFloat16>) return Vec<V>(h << 16);
+      // As widen() in values.h.
+      const Vec<uint32_t> magnitude = (h & 0x7fff) << 13;
+      const auto scaled = Vec<uint32_t>(Vec<float>(magnitude) * 0x1p112f);
+      const Vec<uint32_t> special =
+          magnitude >= (0x7c00u << 13) ? splat(0x7f800000u) : Vec<uint32_t>{};
+      return Vec<V>(scaled | special | (h & 0x8000) << 16);
+    }
+  }
+}
+
+template <class T>
+void widen_values(const T* __restrict from, Wide<T>* __restrict to, int64_t n) {
+  int64_t i = 0;
+  for (; i + kLanes<Wide<T>> <= n; i += kLanes<Wide<T>>) store(to + i, load_as<Wide<T>>(from + i));
+  for (; i < n; ++i) to[i] = widen(from[i]);
+}
+
+// The way back, rounded to nearest even.
+template <class T, class V>
+[[gnu::always_inline]] inline void store_as(T* p, const Vec<V>& v) {
+  if constexpr (std::is_same_v<T, V>) {
+    store(p, v);
+  } else if constexpr (!is_half<T>) {
+    const auto some = __builtin_convertvector(v, Some<T, V>);
+    std::memcpy(p, &some, sizeof(some));
+  } else {
+    const auto bits = Vec<uint32_t>(v);
+    Some<T, V> some;
+    if constexpr (std::is_same_v<T, BFloat16>) {
+      const Vec<uint32_t> rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+      some = __builtin_convertvector(v != v ? splat(0x7fc0u) : rounded, Some<T, V>);
+    } else {
+      const Vec<uint32_t> sign = bits >> 16 & 0x8000;
+#if defined(__AVX512BW__)
+      const auto half = __builtin_convertvector(
+          Some<T, V>(_mm512_maskz_cvtps_ph(kAllLanes, __m512(v), _MM_FROUND_TO_NEAREST_INT)),
+          Vec<uint32_t>);
+#elif defined(__F16C__) && defined(__AVX2__)
+      const auto half = __builtin_convertvector(
+          Some<T, V>(_mm256_cvtps_ph(__m256(v), _MM_FROUND_TO_NEAREST_INT)), Vec<uint32_t>);
+#else
+      // As narrow() in values.h.
+      const Vec<uint32_t> magnitude = bits & 0x7fffffff;
+      const Vec<uint32_t> normal =
+          (magnitude - (112u << 23) + 0xfff + ((magnitude >> 13) & 1)) >> 13;
+      const Vec<uint32_t> tiny =
+          Vec<uint32_t>(Vec<float>(magnitude) + 0.5f) - std::bit_cast<uint32_t>(0.5f);
+      const Vec<uint32_t> finite = magnitude < (113u << 23) ? tiny : normal;
+      const Vec<uint32_t> half = (magnitude >= (143u << 23) ? splat(0x7c00u) : finite) | sign;
+#endif
+      some = __builtin_convertvector(v != v ? sign | 0x7e00u : half, Some<T, V>);
+    }
+    std::memcpy(p, &some, sizeof(some));
+  }
+}
+
+}  // namespace poolkit
