@@ -389,11 +389,7 @@ def _eager(x: Tensor, window: Window) -> str | None:
     (What is being compiled has no text.)
     """
     packed = window.packed
-    if (
-        type(packed) is not str
-        or transforms_active()
-        or fwad._current_level >= 0  # noqa: SLF001  no public name
-    ):
+    if type(packed) is not str or _transforms():
         return None
     # Where no stride is ambiguous, this settles it without the full comparison of strides.
     if x.is_contiguous():
