@@ -7,10 +7,6 @@
 #include <torch/headeronly/core/MemoryFormat.h>
 #include <torch/headeronly/core/ScalarType.h>
 
-#if __has_include(<sys/mman.h>)
-#include <sys/mman.h>
-#endif
-
 #include <cstdint>
 #include <utility>
 #include <vector>
@@ -76,20 +72,6 @@ inline void check_extents(const Tensor& t, const int64_t* extents, int rank) {
   STD_TORCH_CHECK(fits, "poolkit: the tensor does not have the extents of the window");
 }
 
-// Asks for huge pages for a large result. Memory that comes fresh from the system costs a fault per
-// page when it is written first, which takes longer than pooling does.
-constexpr int64_t kLarge = 1 << 18;  // not worth to be asked for the bytes of fewer elements
-inline void prefer_huge_pages([[maybe_unused]] const Tensor& t) {
-#ifdef MADV_HUGEPAGE
-  constexpr uintptr_t kHuge = 2 << 20;
-  const auto bytes = uintptr_t(t.numel()) * uintptr_t(t.element_size());
-  if (bytes < 2 * kHuge) return;
-  const auto begin = (uintptr_t(t.data_ptr()) + kHuge - 1) / kHuge * kHuge;
-  const auto end = (uintptr_t(t.data_ptr()) + bytes) / kHuge * kHuge;
-  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
-#endif
-}
-
 inline Planes empty_planes(const Tensor& like, const int64_t* extents, int rank, bool channels_last,
                            ScalarType dtype) {
   int64_t sizes[5];
@@ -100,7 +82,6 @@ inline Planes empty_planes(const Tensor& like, const int64_t* extents, int rank,
   if (channels_last) {
     Tensor t = torch::stable::empty({sizes, size_t(dim)}, dtype, std::nullopt, std::nullopt,
                                     std::nullopt, format_of(true, dim));
-    prefer_huge_pages(t);
     return planes_of(std::move(t), true, rank);
   }
   // The dispatcher would double the cost of a call on a tiny tensor.
@@ -114,7 +95,6 @@ inline Planes empty_planes(const Tensor& like, const int64_t* extents, int rank,
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(dim, sizes, strides, int32_t(dtype),
                                                          aoti_torch_device_type_cpu(), 0, &handle));
   Tensor t(handle);
-  if (sizes[0] * strides[0] >= kLarge) prefer_huge_pages(t);
   return planes_of(std::move(t), false, rank);
 }
 
