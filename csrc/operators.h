@@ -20,30 +20,27 @@ struct ListedWindow : Window {
 struct WrittenWindow : Window {
   struct Fields {
     int64_t values[kMostFields];
-    size_t count = 0;
-    bool readable = true;
+    size_t count = 0;  // 0 if the text is something else
   };
 
-  explicit WrittenWindow(const Fields& f) : Window(f.values, f.readable ? f.count : 0) {}
-
-  static bool is_digit(char c) { return '0' <= c && c <= '9'; }
+  explicit WrittenWindow(const Fields& fields) : Window(fields.values, fields.count) {}
 
   static Fields read(const char* text, size_t length) {
-    Fields f;
-    for (const char *at = text, *const end = text + length; at < end && f.readable; ++at) {
-      f.readable = f.count < kMostFields;
-      if (!f.readable) break;
-      const char* next = at + 1;
-      if (is_digit(*at) && (next == end || *next == ' ')) {  // most are that short
-        f.values[f.count++] = *at - '0';
+    Fields fields;
+    const char *at = text, *const end = text + length;
+    for (; at < end; ++at) {  // from the space to the next number
+      if (fields.count == kMostFields) return {};
+      int64_t& value = fields.values[fields.count++];
+      const bool digit = '0' <= *at && *at <= '9';
+      if (digit && (at + 1 == end || at[1] == ' ')) {  // most numbers are that short
+        value = *at++ - '0';
       } else {
-        const auto [rest, error] = std::from_chars(at, end, f.values[f.count++]);
-        f.readable = error == std::errc() && (rest == end || *rest == ' ');
-        next = rest;
+        const auto [rest, error] = std::from_chars(at, end, value);
+        if (error != std::errc() || (rest != end && *rest != ' ')) return {};
+        at = rest;
       }
-      at = next;
     }
-    return f;
+    return fields;
   }
 };
 
