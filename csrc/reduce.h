@@ -15,7 +15,7 @@ namespace poolkit {
 
 struct NoOffset {};
 struct SmallOffset {};  // up to 256 taps: stored as a byte
-struct LargeOffset {};  // stored as uint16 or int32
+struct LargeOffset {};  // stored as uint16, int32 or int64
 
 // The maximum. With Small- or LargeOffset it also carries the number of the winning tap, in a lane
 // as wide as the value: comparisons of mixed widths would not become SIMD code.

@@ -13,7 +13,7 @@ STABLE_TORCH_LIBRARY(poolkit, m) {
   // Values alone, for inference.
   m.def("max_pool(Tensor x, SymInt[] window) -> Tensor");
   m.def("max_pool.text(Tensor x, str window) -> Tensor");
-  // Values, and the tap of the winner in its window: uint8 up to 256 taps, then uint16, int32.
+  // Values, and the number of the winner's tap: uint8 up to 256 taps, then uint16, int32, int64.
   m.def("max_pool_offsets(Tensor x, SymInt[] window) -> (Tensor, Tensor)");
   m.def("max_pool_offsets.text(Tensor x, str window) -> (Tensor, Tensor)");
   // The value of x at the cell that each offset names.
