@@ -192,6 +192,19 @@ def test_07_gradients_of_huge_windows(rank, layout, huge, channels):
     assert_close((slope.double() * taps).float(), g.flatten(2).sum(-1).view(plane).expand(x.shape))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("place", [0, 2**20 - 1, 2**20, 2**21 + 3])
+def test_07_gradient_of_a_padded_window_of_many_cells(dtype, place):
+    """More real cells along an axis than the position of a tap has bits for."""
+    x = torch.zeros(1, 1, 2**21 + 5, dtype=dtype)
+    x[..., place] = 1
+    x.requires_grad_()
+    y, index = F.max_pool1d(x, x.numel() + 1, x.numel(), 1, return_indices=True)
+    assert index.item() == place
+    (slope,) = torch.autograd.grad(y.sum(), x)
+    assert slope.flatten().nonzero().flatten().tolist() == [place]
+
+
 @pytest.mark.parametrize("rank", [1, 2])
 def test_07_huge_dilation_of_one_tap(rank):
     x = sample((1, 2, *(4,) * rank))
