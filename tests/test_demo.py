@@ -18,10 +18,22 @@ from PIL import Image
 import poolkit.functional as F
 from poolkit import demo, imaging
 from poolkit.demo import measure, report
-from poolkit.demo.report import Formula, Heading, Prose, Snippet, Table
+from poolkit.demo.report import Formula, Heading, Prose, ReadNext, Snippet, Table
 from poolkit.demo.sections import BUILDERS, max_and_average, speed_and_memory
 
 LANGUAGES = ("en", "ko")
+
+# The whole lesson, in reading order.
+LESSON = (
+    "cost",
+    "moves",
+    "max-and-average",
+    "global-average",
+    "strided-convolution",
+    "adaptive",
+    "speed-and-memory",
+    "where-used",
+)
 
 
 class Made(NamedTuple):
@@ -161,7 +173,9 @@ def test_sections_are_blocks(reports):
         assert english.slug == korean.slug == slug
         for section in (english, korean):
             kinds = {type(block) for block in section.blocks}
-            assert kinds >= {Prose, Heading, Formula, report.Figure, Table, Snippet}
+            assert kinds >= {Prose, Heading, Formula, report.Figure, Table, Snippet, ReadNext}
+            assert isinstance(section.blocks[-1], ReadNext)
+            assert isinstance(section.blocks[-2], Snippet)
             for table in section.tables:
                 assert all(len(row) == len(table.header) for row in table.rows)
     # Nothing is timed here, so the same bytes can be expected.
@@ -169,6 +183,32 @@ def test_sections_are_blocks(reports):
     for a, b in zip(english.figures, korean.figures, strict=True):
         assert (a.light, a.dark) == (b.light, b.dark)
         assert a.light != a.dark
+
+
+def test_order_of_sections():
+    assert list(BUILDERS) == [slug for slug in LESSON if slug in BUILDERS]
+    assert set(BUILDERS) <= set(LESSON)
+
+
+def test_read_next(made):
+    """Links lead to other sections of the lesson; on the page, only to those that are there."""
+    for section in made.sections:
+        hrefs = [href for _, href in section.blocks[-1].items if href is not None]
+        assert set(hrefs) <= {f"#{slug}" for slug in LESSON if slug != section.slug}
+    tags = page(made.out).tags
+    identifiers = {attributes["id"] for _, attributes in tags if "id" in attributes}
+    links = [attributes["href"] for tag, attributes in tags if tag == "a"]
+    assert {link.removeprefix("#") for link in links} <= identifiers
+
+
+def test_read_next_shows_what_it_cannot_link_to():
+    image = torch.zeros(1, 3, 32, 32)
+    block = ReadNext([("Here", "#here"), ("Elsewhere", "#elsewhere"), ("A <paper>", None)])
+    context = report.Context(image, "x")
+    text = report.page([report.Section("here", "T", [block])], context, "machine")
+    assert '<li><a href="#here">Here</a></li>' in text
+    assert "<li>Elsewhere</li>" in text
+    assert "<li>A &lt;paper&gt;</li>" in text
 
 
 # ---- Snippets -----------------------------------------------------------------------------------

@@ -75,7 +75,19 @@ class Snippet:
     output: str
 
 
-Block = Prose | Heading | Formula | Figure | Table | Snippet
+@dataclass(frozen=True)
+class ReadNext:
+    """What to read after a section, as the section's last block.
+
+    ``items`` are (label, href) pairs. An href is the anchor of another section, ``"#" + its slug``,
+    or None for a label that leads nowhere: a paper, cited as "Author, title, year, identifier". The
+    page adds the words in front, and shows a link to a section that it does not have as plain text.
+    """
+
+    items: Sequence[tuple[str, str | None]]
+
+
+Block = Prose | Heading | Formula | Figure | Table | Snippet | ReadNext
 
 
 @dataclass(frozen=True)
@@ -143,6 +155,7 @@ class PageText:
     made_with: str
     code: str
     prints: str
+    read_next: str
     contents: str
     light_dark: str
     reproduce: str
@@ -159,6 +172,7 @@ PAGE: dict[Lang, PageText] = {
         made_with="Made with",
         code="Try it",
         prints="prints",
+        read_next="Read next",
         contents="Contents",
         light_dark="Each figure is also a PNG file beside this page.",
         reproduce="Make your own",
@@ -173,6 +187,7 @@ PAGE: dict[Lang, PageText] = {
         made_with="실행 환경",
         code="코드",
         prints="출력",
+        read_next="더 읽을거리",
         contents="차례",
         light_dark="그림은 모두 이 페이지와 같은 폴더에 PNG 파일로도 저장됩니다.",
         reproduce="직접 만들어 보기",
@@ -207,6 +222,7 @@ def page(sections: Sequence[Section], context: Context, machine: str) -> str:
         image_name=context.image_name,
         machine=machine,
         sections=sections,
+        anchors={f"#{section.slug}" for section in sections},
         light=LIGHT,
         dark=DARK,
     )

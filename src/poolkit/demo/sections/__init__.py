@@ -1,4 +1,8 @@
-"""The sections of the report, in reading order: one module each, each with ``build(context)``."""
+"""The sections of the report, in reading order: one module each, each with ``build(context)``.
+
+A section's blocks end with its code and what to read after it: ``run_snippet(SNIPPET)``, then
+``ReadNext([("Speed and memory", "#speed-and-memory"), ("Author, title, year, arXiv:...", None)])``.
+"""
 
 from . import max_and_average, speed_and_memory
 

@@ -16,6 +16,7 @@ from ..report import (
     Heading,
     Lang,
     Prose,
+    ReadNext,
     Section,
     Table,
     run_snippet,
@@ -35,6 +36,11 @@ EXAMPLE = torch.tensor(
 KERNELS = (2, 4, 8, 16)
 SHOWN = (4, 8, 16)  # at 2 the whole photograph still looks untouched
 DETAIL = (2, 4)
+
+BOUREAU = (
+    "Boureau, Ponce and LeCun, A theoretical analysis of feature pooling in visual recognition, "
+    "ICML 2010"
+)
 
 SNIPPET = """
 import torch
@@ -90,6 +96,7 @@ class Text:
     which_title: str
     which_header: tuple[str, ...]
     which_rows: tuple[tuple[str, ...], ...]
+    read_next: tuple[tuple[str, str | None], ...]
 
 
 TEXT: dict[Lang, Text] = {
@@ -159,6 +166,11 @@ TEXT: dict[Lang, Text] = {
             ("Good at", "edges, textures", "smooth features"),
             ("Mostly used", "middle layers of a CNN", "global pooling, the last layer"),
         ),
+        read_next=(
+            ("Global average pooling: one number for each channel", "#global-average"),
+            ("Why pool: small moves", "#moves"),
+            (BOUREAU, None),
+        ),
     ),
     "ko": Text(
         title="Max Pooling과 Average Pooling",
@@ -225,6 +237,11 @@ TEXT: dict[Lang, Text] = {
             ("장점", "에지, 텍스처에 강함", "부드러운 특징"),
             ("주 사용처", "CNN 중간 레이어", "Global Pooling, 마지막 레이어"),
         ),
+        read_next=(
+            ("Global Average Pooling: 채널마다 숫자 하나", "#global-average"),
+            ("왜 Pooling인가: 작은 이동", "#moves"),
+            (BOUREAU, None),
+        ),
     ),
 }
 
@@ -256,6 +273,7 @@ def build(context: Context) -> Section:
             Heading(text.which),
             Table(text.which_title, text.which_header, text.which_rows),
             run_snippet(SNIPPET),
+            ReadNext(text.read_next),
         ],
     )
 

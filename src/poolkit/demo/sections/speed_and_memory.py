@@ -12,7 +12,18 @@ import poolkit.functional as F
 
 from ..draw import Bars, bar_pairs
 from ..measure import Comparison, Operator, compare
-from ..report import Context, Figure, Formula, Heading, Lang, Prose, Section, Table, run_snippet
+from ..report import (
+    Context,
+    Figure,
+    Formula,
+    Heading,
+    Lang,
+    Prose,
+    ReadNext,
+    Section,
+    Table,
+    run_snippet,
+)
 
 SLUG = "speed-and-memory"
 
@@ -80,6 +91,8 @@ QUICK_CASES = (_max("", (1, 1, 4, 4), 2, 2), _avg("VGG", (1, 8, 28, 28), 2, 2))
 SECONDS_PER_CASE = 3.0
 UNSTEADY = 1.5  # a median this many times the fastest runs is no property of the operator
 
+CHEN = "Chen et al., Training deep nets with sublinear memory cost, 2016, arXiv:1604.06174"
+
 SNIPPET = """
 import torch
 import torch.nn.functional as stock
@@ -127,6 +140,7 @@ class Text:
     from_text: str
     same: str
     differs: str
+    read_next: tuple[tuple[str, str | None], ...]
 
 
 TEXT: dict[Lang, Text] = {
@@ -201,6 +215,10 @@ TEXT: dict[Lang, Text] = {
         from_text="the text",
         same="none",
         differs="{:.0e}",
+        read_next=(
+            ("Why pool: cost", "#cost"),
+            (CHEN, None),
+        ),
     ),
     "ko": Text(
         title="속도와 메모리",
@@ -272,6 +290,10 @@ TEXT: dict[Lang, Text] = {
         from_text="본문",
         same="없음",
         differs="{:.0e}",
+        read_next=(
+            ("왜 Pooling인가: 연산량", "#cost"),
+            (CHEN, None),
+        ),
     ),
 }
 
@@ -311,6 +333,7 @@ def build(context: Context) -> Section:
             _memory_table(text, cases, results),
             Prose(text.memory_note, "note"),
             run_snippet(SNIPPET),
+            ReadNext(text.read_next),
         ],
     )
 
