@@ -115,6 +115,19 @@ def test_adaptive(size, out):
         assert end - start <= a.kernel
         if a.stride:
             assert cells(a, i) == list(range(start, end))
+        assert W.spans(a)[i] == range(start, end)
+    assert len(W.spans(a)) == out
+
+
+@fixed_examples
+@given(sizes, kernels, strides, pads, pads, dilations, st.booleans())
+def test_spans(size, kernel, stride, before, after, dilation, ceil):
+    """The cells of every window, also of one that holds none."""
+    try:
+        a = axis(size, kernel, stride, (before, after), dilation, ceil)
+    except ArgumentError:
+        return
+    assert [list(span) for span in W.spans(a)] == [cells(a, i) for i in range(a.out)]
 
 
 # ---- Empty windows ------------------------------------------------------------------------------

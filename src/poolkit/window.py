@@ -5,7 +5,7 @@ ceil-mode pooling differ in nothing else. Sizes are worked out here, once per sh
 and cross to the kernels as one packed string of integers; ``csrc/window.h`` only maps (output, tap)
 to a cell.
 
-Nothing loops over windows, so extents may be symbolic.
+Nothing but :func:`spans`, which only tools call, loops over windows, so extents may be symbolic.
 """
 
 import math
@@ -404,3 +404,23 @@ def _adaptive_axis(size: int, out: int) -> Axis:
         return Axis(size, out, size // out, size // out, 0, 0, 1)
     most = size // out + 2 if out > 0 else 1
     return Axis(size, out, most, 0, 0, 0, 1)
+
+
+# ---- cells --------------------------------------------------------------------------------------
+
+
+def spans(axis: Axis) -> list[range]:
+    """The real cells of every output of ``axis``, in order; an empty range if there is none."""
+    size, out, kernel, stride, before, _, dilation = axis
+    if stride == 0:
+        return [range(i * size // out, -((i + 1) * -size // out)) for i in range(out)]
+    starts = range(-before, out * stride - before, stride)
+    # A window that starts before the input meets it at the first tap of its residue.
+    return [
+        range(
+            start if start >= 0 else start % dilation,
+            min(start + kernel * dilation, size),
+            dilation,
+        )
+        for start in starts
+    ]
