@@ -13,7 +13,7 @@ from poolkit import ArgumentError, DtypeError, shift
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 SHAPES = ((7,), (8,), (2, 5, 8), (1, 3, 6, 9), (2, 1, 4, 5, 6))
-MOVES = (0, 1, -1, 3, 12, -17)
+MOVES = (0, 1, -1, 3, -17, 10**12 + 1)
 
 
 def picture(shape, dtype=torch.float64):
