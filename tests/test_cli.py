@@ -1,6 +1,7 @@
 """The command line: what it prints and writes, and how it refuses bad input."""
 
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -269,6 +270,44 @@ def test_a_failed_write_keeps_the_old_file(run, example, tmp_path, monkeypatch):
     refused(run("pool", example, "--out", out))
     assert out.read_bytes() == b"old"
     assert set(folder(tmp_path)) == {"example.png", "out.png"}
+
+
+# ---- poolkit demo -------------------------------------------------------------------------------
+
+
+def test_demo_lists_its_sections(run, tmp_path, monkeypatch):
+    from poolkit.demo.sections import BUILDERS
+
+    monkeypatch.chdir(tmp_path)
+    for language, title in (("en", "Max and average pooling"), ("ko", "왜 Pooling인가: 연산량")):
+        status, printed, err = run("demo", "--list", "--lang", language)
+        assert (status, err) == (0, "")
+        lines = printed.splitlines()
+        assert [line.split()[0] for line in lines] == list(BUILDERS)
+        assert any(line.endswith(f"  {title}") for line in lines)
+    assert not list(tmp_path.iterdir())
+
+
+def test_demo_of_chosen_sections(run, tmp_path):
+    """In the order of the lesson, each once, and links to the others are no links."""
+    chosen = ["--section", "adaptive", "--section", "cost", "--section", "cost"]
+    status, printed, _ = run("demo", *chosen, "--out", tmp_path)
+    assert status == 0
+    assert printed.splitlines()[-1] == str(tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text()
+    assert re.findall(r'<section id="([\w-]+)"', text) == ["cost", "adaptive"]
+    assert set(re.findall(r'href="#([\w-]+)"', text)) <= {"cost", "adaptive"}
+    assert "Max and average pooling</li>" in text or "Why pool: moves</li>" in text
+
+
+@pytest.mark.parametrize("arguments", ["--section", "--section cost --section"])
+def test_demo_unknown_section(run, tmp_path, arguments):
+    from poolkit.demo.sections import BUILDERS
+
+    sentence = refused(run("demo", *arguments.split(), "costs", "--out", tmp_path / "out"))
+    assert "'costs'" in sentence
+    assert ", ".join(BUILDERS) in sentence
+    assert not list(tmp_path.iterdir())
 
 
 # ---- The rest -----------------------------------------------------------------------------------

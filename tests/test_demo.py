@@ -17,10 +17,10 @@ import numpy as np
 from PIL import Image
 
 import poolkit.functional as F
-from poolkit import demo, imaging
+from poolkit import ArgumentError, demo, imaging
 from poolkit.demo import measure, report
 from poolkit.demo.report import Formula, Heading, Prose, ReadNext, Snippet, Table
-from poolkit.demo.sections import BUILDERS, max_and_average, speed_and_memory
+from poolkit.demo.sections import BUILDERS, max_and_average, speed_and_memory, titles
 
 LANGUAGES = ("en", "ko")
 
@@ -185,6 +185,19 @@ def test_sections_are_blocks(reports):
             for a, b in zip(english.figures, korean.figures, strict=True):
                 assert (a.light, a.dark) == (b.light, b.dark)
                 assert a.light != a.dark
+
+
+def test_titles(reports):
+    """`--list` names the sections as the page does."""
+    for language, made in reports.items():
+        assert titles(language) == {section.slug: section.title for section in made.sections}
+
+
+def test_unknown_words_are_refused_before_the_work(tmp_path):
+    for options in ({"lang": "fr"}, {"sections": ["costs"]}):
+        with pytest.raises(ArgumentError, match="expected one of"):
+            demo.run_demo(out=tmp_path / "out", quick=True, **options)
+    assert not list(tmp_path.iterdir())
 
 
 def test_order_of_sections():

@@ -4,7 +4,7 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 import torch
@@ -56,11 +56,24 @@ def cli() -> None:
     show_default=True,
     help="The folder for report.html and its figures.",
 )
-def demo(image: Path | None, lang: str, out: Path) -> None:
+@click.option(
+    "--section", "sections", multiple=True, metavar="NAME", help="Only this one; repeatable."
+)
+@click.option("--list", "listing", is_flag=True, help="Name the sections, and do nothing else.")
+def demo(
+    image: Path | None, lang: str, out: Path, sections: tuple[str, ...], listing: bool
+) -> None:
     """Show what pooling does, live, on a photograph and on this machine."""
     from .demo import run_demo
+    from .demo.sections import titles
 
-    report = run_demo(image=image, lang="ko" if lang == "ko" else "en", out=out)
+    language: Literal["en", "ko"] = "ko" if lang == "ko" else "en"
+    if listing:
+        named = titles(language)
+        width = max(map(len, named))
+        click.echo("\n".join(f"{slug:<{width}}  {title}" for slug, title in named.items()))
+        return
+    report = run_demo(image=image, lang=language, out=out, sections=sections)
     click.echo(f"{report}")
 
 

@@ -2,6 +2,7 @@
 
 import platform
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -19,10 +20,11 @@ except ModuleNotFoundError as error:
         f"poolkit.demo needs {error.name}: pip install poolkit[tools]", name=error.name
     ) from None
 
+from ..errors import ArgumentError
 from ..imaging import ImageError, default_photograph, load_image
 from .measure import processor
-from .report import Context, Lang, Section, page, print_tables, progress_bar
-from .sections import BUILDERS
+from .report import PAGE, Context, Lang, Section, page, print_tables, progress_bar
+from .sections import BUILDERS, Builder
 
 __all__ = ["Context", "Section", "fit", "run_demo"]
 
@@ -32,18 +34,29 @@ SMALLEST = 32
 
 
 def run_demo(
-    image: Path | None = None, lang: Lang = "en", out: Path = Path("demo"), *, quick: bool = False
+    image: Path | None = None,
+    lang: Lang = "en",
+    out: Path = Path("demo"),
+    *,
+    sections: Sequence[str] = (),
+    quick: bool = False,
 ) -> Path:
     """Build the report and print its tables.
 
     ``out`` gets ``report.html`` (self-contained) and every figure as PNG. Files appear there only
-    once all of them are finished. ``quick`` trades careful measurement for speed, for tests.
+    once all of them are finished. ``sections`` are the slugs of those to build, all if there is
+    none; they come in the order of the lesson. ``quick`` trades careful measurement for speed, for
+    tests.
 
     Returns: the path of ``report.html``.
 
-    Errors: :class:`~poolkit.imaging.ImageError` for a photograph that cannot be used, ``OSError``
-    for a folder that cannot be written.
+    Errors: :class:`~poolkit.imaging.ImageError` for a photograph that cannot be used,
+    :class:`~poolkit.errors.ArgumentError` for a section or language that does not exist,
+    ``OSError`` for a folder that cannot be written.
     """
+    if lang not in PAGE:
+        raise ArgumentError(f"no language {lang!r}: expected one of {', '.join(PAGE)}")
+    builders = _chosen(sections)
     out = Path(out)
     photograph = default_photograph() if image is None else Path(image)
     picture = fit(load_image(photograph), str(photograph))
@@ -54,21 +67,29 @@ def run_demo(
     with tempfile.TemporaryDirectory(prefix=".poolkit-demo-", dir=existing) as scratch:
         with progress_bar(Console(stderr=True)) as progress:
             context = Context(picture, photograph.name, lang, quick, progress)
-            sections = [build(context) for build in BUILDERS.values()]
+            built = [build(context) for build in context.track(builders, PAGE[lang].contents)]
         files = {
             name: png
-            for section in sections
+            for section in built
             for figure in section.figures
             for name, png in figure.files.items()
         }
-        files["report.html"] = page(sections, context, machine(context)).encode("utf-8")
+        files["report.html"] = page(built, context, machine(context)).encode("utf-8")
         _publish(files, Path(scratch), out)
     # Wide enough for the tables where the output is a file.
     console = Console()
     if not console.is_terminal:
         console = Console(width=160)
-    print_tables(sections, console)
+    print_tables(built, console)
     return out / "report.html"
+
+
+def _chosen(slugs: Sequence[str]) -> list[Builder]:
+    """The builders of these sections, in the order of the lesson; of all, if there is none."""
+    for slug in slugs:
+        if slug not in BUILDERS:
+            raise ArgumentError(f"no section {slug!r}: expected one of {', '.join(BUILDERS)}")
+    return [build for slug, build in BUILDERS.items() if not slugs or slug in slugs]
 
 
 def fit(image: torch.Tensor, name: str) -> torch.Tensor:

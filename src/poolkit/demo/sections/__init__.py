@@ -4,12 +4,25 @@ A section's blocks end with its code and what to read after it: ``run_snippet(SN
 ``ReadNext([("Speed and memory", "#speed-and-memory"), ("Author, title, year, arXiv:...", None)])``.
 """
 
+import sys
+from collections.abc import Callable
+
+from ..report import Context, Lang, Section
 from . import adaptive, cost, max_and_average, moves, speed_and_memory
 
-BUILDERS = {
+Builder = Callable[[Context], Section]
+
+BUILDERS: dict[str, Builder] = {
     "cost": cost.build,
     "moves": moves.build,
     "max-and-average": max_and_average.build,
     "adaptive": adaptive.build,
     "speed-and-memory": speed_and_memory.build,
 }
+
+
+def titles(lang: Lang) -> dict[str, str]:
+    """The title of every section by its slug: each module keeps its words in ``TEXT``."""
+    return {
+        slug: sys.modules[build.__module__].TEXT[lang].title for slug, build in BUILDERS.items()
+    }
