@@ -226,6 +226,41 @@ def test_read_next_shows_what_it_cannot_link_to():
     assert "<li>A &lt;paper&gt;</li>" in text
 
 
+def test_table_of_max_and_average(made):
+    """The text's table, and its claims measured: lines and dark specks, and what does not hold."""
+    (section,) = [section for section in made.sections if section.slug == "max-and-average"]
+    text = section.tables[-2]
+    korean = {
+        "동작": ("최댓값 선택", "평균값 계산"),
+        "특징": ("가장 강한 활성화 유지", "전체 정보의 평균 유지"),
+        "장점": ("에지, 텍스처에 강함", "부드러운 특징"),
+        "주 사용처": ("CNN 중간 레이어", "Global Pooling, 마지막 레이어"),
+    }
+    if made.language == "ko":
+        assert {row[0]: row[1:] for row in text.rows} == korean
+        assert text.header == ("비교", "Max Pooling", "Average Pooling")
+    bright, dark, noise, dark_specks, bright_specks = (r[1:] for r in section.tables[-1].rows)
+    assert bright == ("100%", "100%", "25%")
+    assert dark == ("100%", "0%", "25%")
+    before, largest, mean = map(float, noise)
+    assert before == pytest.approx(10, rel=0.02)
+    assert mean == pytest.approx(10 / 4, rel=0.05)  # sixteen cells: a quarter of the deviation
+    assert largest > before
+    assert float(dark_specks[1]) < float(dark_specks[2]) < float(bright_specks[1])
+
+
+def test_noise_that_is_let_through():
+    """By hand: a bright speck in every window of a dark picture raises each maximum."""
+    image = torch.zeros(1, 1, 8, 8)
+
+    def spoil(x, generator):
+        return x + 8.0 * (torch.arange(64).reshape(1, 1, 8, 8) % 2 == 0)
+
+    pools = [lambda x: x, lambda x: F.max_pool2d(x, 4), lambda x: F.avg_pool2d(x, 4)]
+    found = max_and_average.noise_let_through(image, pools, spoil)
+    assert found == pytest.approx([32**0.5, 8, 4])
+
+
 # ---- Snippets -----------------------------------------------------------------------------------
 
 
