@@ -389,7 +389,7 @@ def _rows(context: Context, text: Text) -> tuple[Prose, Figure, Table]:
         ("edges", "", "edges_maxima", "moved_edges_maxima"),
     )
     words = {
-        name: _digits(x)
+        name: _digits(x).replace(" ", "\u00a0")  # a row is not broken across lines
         for of_row, pair, maxima in zip(names, moved, pooled, strict=True)
         for name, x in zip(of_row, (*pair, *maxima), strict=True)
         if name
