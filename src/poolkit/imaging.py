@@ -52,8 +52,9 @@ def load_image(path: str | os.PathLike[str]) -> torch.Tensor:
     """Read a PNG or JPEG file as a float32 tensor of grey levels.
 
     Grey files give one channel, all others three. Palettes are resolved, transparency is laid over
-    white, 16-bit files are scaled to 0..255 without rounding, and a camera's rotation (EXIF) is
-    applied.
+    white, 16-bit grey is scaled to 0..255 without rounding (of 16-bit colour Pillow reads the upper
+    8 bits), and a camera's rotation (EXIF) is applied. Of several pictures in a file the first is
+    read.
 
     Shapes: file of H x W pixels -> ``(1, C, H, W)``, C = 1 or 3.
 
@@ -86,8 +87,10 @@ def _read(path: Path) -> torch.Tensor:
     if path.stat().st_size == 0:
         raise _Refused("the file is empty")
     with warnings.catch_warnings():
-        # Pillow warns about large images on its own; the limit below is ours.
+        # Pillow warns about large images on its own; the limit below is ours. It warns of damage
+        # to metadata, which the picture can do without.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        warnings.simplefilter("ignore", UserWarning)
         with Image.open(path, formats=("PNG", "JPEG")) as file:
             if math.prod(file.size) > MAX_PIXELS:
                 raise _Refused(f"it has more than {MAX_PIXELS:,} pixels")
@@ -96,7 +99,12 @@ def _read(path: Path) -> torch.Tensor:
 
 def _to_tensor(image: Image.Image) -> torch.Tensor:
     if image.mode.startswith("I"):  # 16-bit grey; 65535 / 257 is exactly 255
-        levels = np.asarray(image).astype(np.float32) / 257.0
+        deep = np.asarray(image)
+        levels = deep.astype(np.float32) / 257.0
+        # Pillow converts such a file to no mode with transparency: a PNG names one clear level.
+        clear = image.info.get("transparency")
+        if isinstance(clear, int):
+            levels[deep == clear] = 255.0
         return torch.from_numpy(levels)[None, None]
     if image.has_transparency_data:
         image = image.convert("RGBA")

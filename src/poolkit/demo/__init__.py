@@ -1,8 +1,9 @@
 """``poolkit demo``: the lesson on pooling, computed live on a photograph and on this machine."""
 
+import contextlib
 import platform
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -60,11 +61,7 @@ def run_demo(
     out = Path(out)
     photograph = default_photograph() if image is None else Path(image)
     picture = fit(load_image(photograph), str(photograph))
-    # Before the work, so that an unwritable folder is reported at once.
-    existing = out if out.exists() else _nearest_folder(out)
-    if not existing.is_dir():
-        raise NotADirectoryError(20, "Not a directory", str(existing))
-    with tempfile.TemporaryDirectory(prefix=".poolkit-demo-", dir=existing) as scratch:
+    with _scratch(out) as scratch:  # before the work: an unwritable folder is reported at once
         with progress_bar(Console(stderr=True)) as progress:
             context = Context(picture, photograph.name, lang, quick, progress)
             built = [build(context) for build in context.track(builders, PAGE[lang].contents)]
@@ -132,6 +129,19 @@ def machine(context: Context) -> str:
     )
 
 
+def _scratch(out: Path) -> tempfile.TemporaryDirectory[str]:
+    """A folder for unfinished files, on the same disk as ``out``."""
+    existing = out if out.exists() else _nearest_folder(out)
+    if not existing.is_dir():
+        raise NotADirectoryError(20, "Not a directory", str(existing))
+    _refuse_folders(out, ["report.html"])
+    try:
+        return tempfile.TemporaryDirectory(prefix=".poolkit-demo-", dir=existing)
+    except OSError as error:
+        # In the words of the user's path, not of ours.
+        raise OSError(error.errno, error.strerror, str(existing)) from None
+
+
 def _nearest_folder(path: Path) -> Path:
     """The closest parent that exists: where a new folder would be made."""
     return next(parent for parent in path.absolute().parents if parent.exists())
@@ -139,8 +149,23 @@ def _nearest_folder(path: Path) -> Path:
 
 def _publish(files: dict[str, bytes], scratch: Path, out: Path) -> None:
     """Write every file aside, then move all of them into ``out``; the report comes last."""
+    _refuse_folders(out, files)
     for name, content in files.items():
         (scratch / name).write_bytes(content)
-    out.mkdir(parents=True, exist_ok=True)
+    missing = [folder for folder in (out, *out.parents) if not folder.exists()]
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        for folder in missing:
+            with contextlib.suppress(OSError):  # the one that could not be made
+                folder.rmdir()
+        raise
     for name in files:
         (scratch / name).replace(out / name)
+
+
+def _refuse_folders(out: Path, names: Iterable[str]) -> None:
+    """A folder cannot be replaced by a file: say so before any file is moved."""
+    for name in names:
+        if (out / name).is_dir():
+            raise IsADirectoryError(21, "Is a directory", str(out / name))
