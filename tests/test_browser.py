@@ -84,7 +84,9 @@ def test_figures_follow_the_scheme(browser, report):
     shown = {}
     for scheme in SCHEMES:
         with Visit(browser, report.as_uri(), 1440, scheme) as visit:
-            shown[scheme] = visit.page.evaluate("[...document.images].map(i => i.currentSrc)")
+            shown[scheme] = visit.page.evaluate(
+                "[...document.querySelectorAll('figure img')].map(i => i.currentSrc)"
+            )
     assert all(light != dark for light, dark in zip(*shown.values(), strict=True))
 
 

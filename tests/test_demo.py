@@ -1,5 +1,6 @@
 """The report of `poolkit demo`: complete, self-contained, in both languages, and computed."""
 
+import base64
 import contextlib
 import html.parser
 import io
@@ -127,7 +128,7 @@ def test_figures_are_files_too(made):
         with Image.open(path) as image:
             assert image.width > 1000
     images = [attributes for tag, attributes in page(made.out).tags if tag == "img"]
-    assert len(images) == len(stems)
+    assert len(images) == len(stems) + 3  # the page opens with three
     assert all(attributes["alt"] for attributes in images)
 
 
@@ -380,3 +381,21 @@ def test_comparison():
     assert result.saved[0] == result.saved[1]
     assert min(*result.forward, *result.training) > 0
     assert result.spread >= 1
+
+
+# ---- The opening --------------------------------------------------------------------------------
+
+
+def test_the_page_opens_with_the_photograph(made):
+    """As it is, and pooled by both operators: the pixels are the values."""
+    images = [a for tag, a in page(made.out).tags if tag == "img"][:3]
+    pixels = []
+    for attributes in images:
+        png = base64.b64decode(attributes["src"].partition(",")[2])
+        with Image.open(io.BytesIO(png)) as picture:
+            pixels.append(torch.from_numpy(np.array(picture)).permute(2, 0, 1).float())
+    photograph, largest, mean = pixels
+    assert torch.equal(F.max_pool2d(photograph, 8), largest)
+    # Both were rounded to whole grey levels, by half of one each.
+    assert (F.avg_pool2d(photograph, 8) - mean).abs().max() <= 1
+    assert images[0]["alt"].startswith("chelsea.png")

@@ -14,10 +14,14 @@ import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure as Drawing
+from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table as TerminalTable
 
+import poolkit.functional as F
+
+from ..imaging import to_array
 from .theme import DARK, LIGHT, Theme
 
 Lang = Literal["en", "ko"]
@@ -204,6 +208,23 @@ def _size(png: bytes) -> tuple[int, int]:
     return int.from_bytes(png[16:20], "big"), int.from_bytes(png[20:24], "big")
 
 
+def _opening(context: Context) -> list[tuple[str, bytes]]:
+    """The photograph and what pooling makes of it, one pixel for each value: (label, PNG)."""
+    k = 8
+    pictures = {
+        context.image_name: context.image,
+        f"max {k}×{k}": F.max_pool2d(context.image, k),
+        f"avg {k}×{k}": F.avg_pool2d(context.image, k),
+    }
+    shown = []
+    for label, image in pictures.items():
+        buffer = io.BytesIO()
+        Image.fromarray(to_array(image)).save(buffer, "PNG")
+        height, width = image.shape[-2:]
+        shown.append((f"{label}   {width}×{height}", buffer.getvalue()))
+    return shown
+
+
 def page(sections: Sequence[Section], context: Context, machine: str) -> str:
     """The self-contained ``report.html``: styles, figures and text in one file."""
     environment = Environment(
@@ -221,6 +242,7 @@ def page(sections: Sequence[Section], context: Context, machine: str) -> str:
         text=PAGE[context.lang],
         image_name=context.image_name,
         machine=machine,
+        opening=_opening(context),
         sections=sections,
         anchors={f"#{section.slug}" for section in sections},
         light=LIGHT,
