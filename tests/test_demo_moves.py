@@ -9,7 +9,7 @@ import torch
 pytest.importorskip("matplotlib")
 
 from poolkit import imaging, shift
-from poolkit.demo import fit, report
+from poolkit.demo import fit, moving, report
 from poolkit.demo.sections import moves as section
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -27,7 +27,7 @@ def made(request):
 
 @pytest.fixture(scope="module")
 def measured():
-    return section.measure(report.Context(cat(), "cat.png", quick=True), "")
+    return moving.measure(report.Context(cat(), "cat.png", quick=True), "")
 
 
 def row(table, *start):
@@ -74,12 +74,12 @@ def test_distances_by_hand(measured):
 
     def features(top, left):
         y = normal[:, :, top : top + 80, left : left + 112]
-        for weight in section.filters(1, 3):
+        for weight in moving.filters(1, 3):
             y = torch.nn.functional.max_pool2d(torch.nn.functional.conv2d(y, weight).relu(), 2)
         return y
 
     still = features(8, 8)
-    for number, move in enumerate(section.MOVES):
+    for number, move in enumerate(moving.MOVES):
         apart = [(features(*at) - still).norm() / still.norm() for at in
                  ((8, 8 - move), (8 - move, 8))]  # fmt: skip
         found = measured.maps["max 2/2"][1][number]
@@ -92,15 +92,15 @@ def test_distances_by_hand(measured):
 
 def test_strided_convolution_has_the_same_filters():
     """It is the convolution at every second place: nothing else differs between the rows."""
-    x, (weight, *_) = torch.randn(1, 3, 20, 21), section.filters(0, 1)
-    plain, strided = (section.HALVINGS[name](x, weight) for name in ("", "conv stride 2"))
+    x, (weight, *_) = torch.randn(1, 3, 20, 21), moving.filters(0, 1)
+    plain, strided = (moving.HALVINGS[name](x, weight) for name in ("", "conv stride 2"))
     assert torch.allclose(plain[..., ::2, ::2], strided, atol=1e-5)
-    assert weight.flatten(1).norm(dim=1).tolist() == pytest.approx([1] * section.FILTERS)
+    assert weight.flatten(1).norm(dim=1).tolist() == pytest.approx([1] * moving.FILTERS)
 
 
 def test_a_move_by_the_strides_moves_the_map(measured):
     assert measured.exact < 1e-4
-    for name in section.HALVINGS:
+    for name in moving.HALVINGS:
         if name:
             assert measured.maps[name][0][0] > 0.01  # where a move by one pixel does not
 
