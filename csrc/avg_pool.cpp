@@ -260,6 +260,8 @@ void avg_backward_planes(const T* g, T* out, const Window& w, int64_t planes) {
   });
 }
 
+}  // namespace
+
 Tensor avg_pool_backward(const Tensor& g, const Window& w) {
   check_extents(g, w.out, w.rank);
   const bool runs = has_channel_run(w.channels_last, g.dim(), w.rank);
@@ -295,7 +297,6 @@ Tensor avg_pool_backward(const Tensor& g, const Window& w) {
   return in_format(out.tensor, w.channels_last, w.rank);
 }
 
-}  // namespace
 }  // namespace poolkit
 
 STABLE_TORCH_LIBRARY_IMPL(poolkit, CPU, m) {

@@ -1,4 +1,4 @@
-// What the average of each output is divided by: a product of one count per axis.
+// What becomes of a sum: an average, divided by a product of one count per axis, or a norm.
 #pragma once
 
 #include <algorithm>
@@ -23,7 +23,12 @@ T quotient(Wide<T> sum, int64_t divisor) {
 template <class V>
 class Divisors {
  public:
-  explicit Divisors(const Window& w) : w_(w) {
+  enum Root { kNone, kNorm };
+
+  // kNorm: sums of squares become norms. One that the end of the input clips is scaled up to the
+  // whole window, as torch does it; with a divisor of its own (1) none is.
+  explicit Divisors(const Window& w, Root root = kNone)
+      : w_(w), root_(root), taps_(V(w.divisor ? 1 : w.taps())) {
     if (w.w.out > kMost) return;
     columns_.assign(size_t(w.w.out + kLanes<V>), V(1));
     for (int64_t i = 0; i < w.w.out; ++i) columns_[size_t(i)] = V(column(i));
@@ -52,13 +57,22 @@ class Divisors {
     }
   }
 
-  // The averages of outputs i, i + 1, ... of row (d, h).
+  // The averages of outputs i, i + 1, ... of row (d, h), and of a row whose divisor is known.
   Vec<V> quotients(const Vec<V>& sums, int64_t d, int64_t h, int64_t i) const {
-    if (!columns_.empty()) return divide(sums, splat(V(row(d, h))) * load(columns_.data() + i));
+    return row_quotients(sums, V(row(d, h)), i);
+  }
+  [[gnu::always_inline]] Vec<V> row_quotients(const Vec<V>& sums, V row, int64_t i) const {
+    if (!columns_.empty()) return divide(sums, splat(row) * load(columns_.data() + i));
     Vec<V> counts{};
     for (int64_t k = 0; k < kLanes<V>; ++k) counts[k] = V(column(std::min(i + k, w_.w.out - 1)));
-    return divide(sums, splat(V(row(d, h))) * counts);
+    return divide(sums, splat(row) * counts);
   }
+
+  // What the sum of output i of a row is divided by, and many sums of one output.
+  V divisor(V row, int64_t i) const {
+    return row * (columns_.empty() ? V(column(i)) : columns_[size_t(i)]);
+  }
+  Vec<V> quotients(const Vec<V>& sums, V divisor) const { return divide(sums, splat(divisor)); }
 
   // Divides the sums of outputs [begin, end) of row (d, h): `width` of each, at least a vector,
   // those of the next output `cell` further on.
@@ -80,9 +94,9 @@ class Divisors {
   }
 
  private:
-  static Vec<V> divide(const Vec<V>& sums, const Vec<V>& divisor) {
+  [[gnu::always_inline]] Vec<V> divide(const Vec<V>& sums, const Vec<V>& divisor) const {
     if constexpr (std::is_floating_point_v<V>) {
-      return sums / divisor;
+      return root_ == kNorm ? square_root<V>(sums / (divisor / taps_)) : sums / divisor;
     } else {
       Vec<V> result{};
       for (int k = 0; k < kLanes<V>; ++k)
@@ -96,6 +110,8 @@ class Divisors {
 
   static constexpr int64_t kMost = 1 << 16;
   const Window& w_;
+  const Root root_;
+  const V taps_;            // of a window that is not clipped
   std::vector<V> columns_;  // the counts of all columns, if they are not too many
 };
 

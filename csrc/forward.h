@@ -1,9 +1,12 @@
 // The forward kernel of every operator: cuts the work into blocks, and picks the scheme.
 //
 // - Cells of many channels (channels-last) fill registers as they are: lanes.h.
-// - Contiguous planes go row by row: rows.h. So do channels that are too few to fill a register.
-// - Adaptive windows that do not divide the input have no fixed distance from their outputs; their
-//   planes are turned into lanes: lanes.h.
+// - Long rows of small windows are read where they lie: direct.h.
+// - Other long rows, and large windows, are staged first: rows.h.
+// - Small planes are turned into lanes: lanes.h. So are channels that are too few to fill a
+// register.
+//   And all adaptive windows that do not divide the input: they lie at no fixed distance from their
+//   outputs.
 // - A window that is a long run of cells by itself, as in global pooling, is reduced by itself.
 //
 // A block is done by the plain rule, and where its input turns out to need it again by the full
@@ -12,41 +15,11 @@
 
 #include <optional>
 
-#include "divisors.h"
-#include "rows.h"
+#include "direct.h"
 
 namespace poolkit {
 
-// The types that a reduction of T works in: by the plain rule, and by the full one.
-template <class T, class Plain_, class Full_, class Offset_>
-struct Forms {
-  using Plain = Plain_;
-  using Full = Full_;
-  using Offset = Offset_;
-  using V = typename Plain::Value;
-  static constexpr bool kMayFail =
-      !Plain::kSums && (std::is_floating_point_v<V> || is_half<T> || Plain::kOffsets);
-};
-
-// Where results go.
-template <class F, class T>
-struct Result {
-  T* y;
-  Offsets offsets;
-  const Divisors<typename F::V>* divisors;  // null: sums stay sums
-};
-
 // ---- writing results ----
-
-// Divides the results of a block: rows `row` values apart, cells `cell`, of `width` values each.
-template <class V>
-void divide_block(V* values, const Block& b, int64_t row, int64_t cell, int64_t width,
-                  const Divisors<V>* divisors) {
-  if (!divisors) return;
-  for (int64_t d = b.d0; d < b.d1; ++d)
-    for (int64_t h = b.h0; h < b.h1; ++h, values += row)
-      divisors->divide_cells(values, d, h, b.w0, b.w1, cell, width);
-}
 
 // Padding may tie with -inf, and then a tap of the padding may have come first: the first real tap
 // takes its place.
@@ -120,7 +93,6 @@ void store_planes(const PlanePool<T, R, Exact>& pool, const Block& b, int64_t fi
   using V = typename R::Value;
   using L = typename R::Lane;
   constexpr int N = kLanes<V>;
-  if constexpr (R::kSums) divide_block(pool.values(), b, b.columns() * N, N, N, result.divisors);
   const PlaneStarts starts{run, w.outputs()};
   const int64_t count = std::min<int64_t>(N, b.planes - first), columns = b.columns();
   int64_t start[N];
@@ -172,6 +144,40 @@ void forward_rows(const T* x, const Result<F, T>& result, const Window& w, int64
 }
 
 template <class F, class T>
+void forward_direct(const T* x, const Result<F, T>& result, const Window& w, int64_t planes) {
+  constexpr int64_t kBytes = 32 << 10;
+  const Axis& h = w.h;
+  // So many rows that those they share with the next block are a small part, and stay in cache.
+  const int64_t row_bytes = w.d.kernel * (w.w.out + kLanes<typename F::V>)*sizeof(typename F::V);
+  int64_t rows = std::max((kBytes / row_bytes - h.extent()) / h.stride + 1, 4 * h.extent());
+  rows = std::clamp<int64_t>(rows, 1, h.out);
+  const int64_t threads = torch::stable::get_num_threads();
+  while (rows > 2 * h.extent() && planes * w.d.out * ((h.out + rows - 1) / rows) < 4 * threads)
+    rows = (rows + 1) / 2;
+  const int64_t strips = (h.out + rows - 1) / rows;
+  rows = (h.out + strips - 1) / strips;
+  const int64_t cost = rows * w.w.out * std::min<int64_t>(w.taps(), 16);
+  parallel(planes * w.d.out * strips, cost, [&](int64_t item, int64_t stop) {
+    DirectPool<F, T> direct(x, planes, w, result);
+    std::optional<RowPool<T, typename F::Full, true>> full;
+    for (; item < stop; ++item) {
+      int64_t rest = item;
+      Block b;
+      b.h0 = rest % strips * rows, rest /= strips;
+      b.d0 = rest % w.d.out, rest /= w.d.out, b.d1 = b.d0 + 1;
+      b.plane = rest, b.planes = 1;
+      b.h1 = std::min(h.out, b.h0 + rows), b.w0 = 0, b.w1 = w.w.out;
+      if (b.h0 >= b.h1 || direct(b)) continue;
+      if constexpr (F::kMayFail) {
+        if (!full) full.emplace(x, planes, w, 1);
+        (*full)(b);
+        store_rows<F>(*full, b, result, w, 1);
+      }
+    }
+  });
+}
+
+template <class F, class T>
 void forward_planes(const T* x, const Result<F, T>& result, const Window& w, int64_t planes,
                     int64_t run) {
   constexpr int64_t kGroup = kLanes<typename F::V>, kBytes = 128 << 10;
@@ -189,7 +195,8 @@ void forward_planes(const T* x, const Result<F, T>& result, const Window& w, int
   const int64_t cost =
       kGroup * (w.cells() + w.outputs() * std::min(w.w.kernel, w.w.size)) / (ws * hs * ds);
   parallel(groups * ds * hs * ws, cost, [&](int64_t item, int64_t stop) {
-    PlanePool<T, typename F::Plain, false> plain(x, planes, w, run);
+    PlanePool<T, typename F::Plain, false> plain(x, planes, w, run,
+                                                 divisors_of<typename F::Plain>(result));
     std::optional<PlanePool<T, typename F::Full, true>> full;
     for (; item < stop; ++item) {
       int64_t rest = item;
@@ -204,7 +211,7 @@ void forward_planes(const T* x, const Result<F, T>& result, const Window& w, int
       if (plain(b, 0)) {
         store_planes<F>(plain, b, 0, result, w, run);
       } else if constexpr (F::kMayFail) {
-        if (!full) full.emplace(x, planes, w, run);
+        if (!full) full.emplace(x, planes, w, run, nullptr);
         for (int64_t first = 0; first < b.planes; first += kLanes<typename F::Full::Value>) {
           (*full)(b, first);
           store_planes<F>(*full, b, first, result, w, run);
@@ -223,11 +230,39 @@ class RunPool {
 
   // Channels [first, first + n) of the cells of a block, whose `plane` counts whole cells.
   void operator()(const Block& b, int64_t first, int64_t n) {
-    if (pool<typename F::Plain, false>(b, first, n)) return;
+    if constexpr (F::Plain::kSums)
+      return add(b, first, n);
+    else if (pool<typename F::Plain, false>(b, first, n))
+      return;
     if constexpr (F::kMayFail) pool<typename F::Full, true>(b, first, n);
   }
 
  private:
+  int64_t line() const { return w_.w.out * run_; }  // of a row of outputs
+
+  int64_t start(const Block& b) const {
+    return ((b.plane * w_.d.out + b.d0) * w_.h.out + b.h0) * line() + b.w0 * run_;
+  }
+
+  View<T> cells(const Block& b, int64_t first) const {
+    return {x_ + b.plane * w_.cells() * run_ + first, 0, w_.h.size * w_.w.size * run_,
+            w_.w.size * run_, run_};
+  }
+
+  // Cells are added up from where they are, and the result is written where it belongs.
+  void add(const Block& b, int64_t first, int64_t n) {
+    using R = typename F::Plain;
+    const auto go = [&]<int U>() {
+      LanePool<R, false, U> pool(w_, n, result_.divisors);
+      NoOffset* const none = nullptr;
+      pool(cells(b, first), b, result_.y + start(b) + first, line(), run_, none, 0, 0);
+    };
+    if (n >= 4 * kLanes<typename R::Value>)
+      go.template operator()<4>();
+    else
+      go.template operator()<1>();
+  }
+
   template <class R, bool Exact>
   bool pool(const Block& b, int64_t first, int64_t n) {
     using V = typename R::Value;
@@ -235,14 +270,14 @@ class RunPool {
     constexpr int N = kLanes<V>;
     constexpr bool kSame = std::is_same_v<T, V>;
     const Span ds(w_.d, b.d0, b.d1), hs(w_.h, b.h0, b.h1), ws(w_.w, b.w0, b.w1);
-    const T* const plane = x_ + b.plane * w_.cells() * run_ + first;
+    const View<T> all = cells(b, first);
     View<V> view;
     Buffer<V> staged, values;
     Buffer<L> taps;
     Special<V> special{};
     // Cells of the type that is computed in are read where they are.
     if constexpr (kSame) {
-      view = {plane, 0, w_.h.size * w_.w.size * run_, w_.w.size * run_, run_};
+      view = all;
     } else {
       const int64_t row = ws.size() * n, slice = hs.size() * row;
       staged.reserve(ds.size() * slice + N);
@@ -251,7 +286,7 @@ class RunPool {
     if constexpr (!kSame || (F::kMayFail && !Exact && std::is_floating_point_v<V>))
       for (int64_t d = ds.low; d < ds.high; ++d)
         for (int64_t h = hs.low; h < hs.high; ++h) {
-          const T* const line = plane + ((d * w_.h.size + h) * w_.w.size + ws.low) * run_;
+          const T* const line = all.line(d, h) + ws.low * run_;
           const bool joined = n == run_;  // the row is one long run
           const int64_t lines = joined ? 1 : ws.size(), length = joined ? ws.size() * n : n;
           for (int64_t i = 0; i < lines; ++i) {
@@ -266,32 +301,30 @@ class RunPool {
         }
     if (!Exact && F::kMayFail && any(special)) return false;
     // Values of the type that is computed in go straight to the result.
-    const int64_t line = w_.w.out * run_, cells = b.rows() * b.columns();
-    const int64_t to = ((b.plane * w_.d.out + b.d0) * w_.h.out + b.h0) * line + b.w0 * run_ + first;
-    const int64_t row = kSame ? line : b.columns() * n, cell = kSame ? run_ : n;
+    const int64_t outputs = b.rows() * b.columns(), to = start(b) + first;
+    const int64_t row = kSame ? line() : b.columns() * n, cell = kSame ? run_ : n;
     V* y;
     if constexpr (kSame)
       y = result_.y + to;
     else
-      y = values.reserve(cells * n + N);
+      y = values.reserve(outputs * n + N);
     // So do byte offsets.
     constexpr bool kBytes = std::is_same_v<typename F::Offset, SmallOffset>;
     const auto go = [&]<int U>() {
-      LanePool<R, Exact, U> pool(w_, n);
+      LanePool<R, Exact, U> pool(w_, n, nullptr);
       if constexpr (kBytes)
-        pool(view, b, y, row, cell, static_cast<uint8_t*>(result_.offsets.data) + to, line, run_);
+        pool(view, b, y, row, cell, static_cast<uint8_t*>(result_.offsets.data) + to, line(), run_);
       else
-        pool(view, b, y, row, cell, taps.reserve(cells * n + N), b.columns() * n, n);
+        pool(view, b, y, row, cell, taps.reserve(outputs * n + N), b.columns() * n, n);
     };
     if (n >= 4 * N)
       go.template operator()<4>();
     else
       go.template operator()<1>();
-    if constexpr (R::kSums) divide_block(y, b, row, cell, n, result_.divisors);
     if constexpr (!kSame || (R::kOffsets && !kBytes))
       for (int64_t r = 0; r < b.rows(); ++r)
         for (int64_t i = 0; i < b.columns(); ++i) {
-          const int64_t from = (r * b.columns() + i) * n, at = to + r * line + i * run_;
+          const int64_t from = (r * b.columns() + i) * n, at = to + r * line() + i * run_;
           for (int64_t c = 0; c < n; c += N) {
             c = std::min(c, n - N);
             if constexpr (!kSame) write<T, V>(result_.y + at + c, load(y + from + c));
@@ -432,14 +465,20 @@ void forward(const T* x, const Result<F, T>& result, const Window& w, int64_t pl
   const int64_t taps = w.w.adaptive() ? w.w.size / w.w.out : w.w.kernel;
   const bool apart = w.w.adaptive() || w.w.kernel - w.w.stride <= w.w.stride || w.w.out == 1;
   const bool few = 2 * planes * run <= kLanes<typename F::V>;
-  if constexpr (F::Plain::kSums)
+  // (Their loops over long runs add cells as they are.)
+  constexpr bool kRuns = !F::Plain::kSquares;
+  if constexpr (F::Plain::kSums && kRuns)
     if (run == 1 && w.is_one_row()) return forward_global<F>(x, result, w, planes);
+  if constexpr (kHasDirect<F>)
+    if (run == 1 && suits_direct<typename F::V>(w)) return forward_direct<F>(x, result, w, planes);
   const bool unnumbered = F::Plain::kOffsets && w.packed_taps() > INT32_MAX;
-  if ((run == 1 && w.w.dilation == 1 && taps >= 48 && apart) || unnumbered)
+  const bool long_runs = kRuns && run == 1 && w.w.dilation == 1 && taps >= 48 && apart;
+  if (long_runs || unnumbered)
     forward_long<F>(x, result, w, planes, run);
   else if (run >= kLanes<T>)
     forward_runs<F>(x, result, w, planes, run);
-  else if (adaptive || !can_stage(w) || !(few || overlaps_much(w)))
+  else if (adaptive || !can_stage(w) ||
+           !(few || overlaps_much(w) || suits_rows<typename F::V>(w.w)))
     forward_planes<F>(x, result, w, planes * run, run);
   else
     forward_rows<F>(x, result, w, planes * run, run);

@@ -23,6 +23,7 @@
 #include <vector>
 
 #include "cells.h"
+#include "divisors.h"
 #include "tensor.h"
 
 namespace poolkit {
@@ -44,9 +45,10 @@ inline void find_columns(const Axis& a, int64_t begin, int64_t end, std::vector<
   }
 }
 
-template <class R>
+// C: the type in which cells lie in memory.
+template <class R, class C>
 struct CellRow {
-  const typename R::Value* cells;
+  const C* cells;
   const typename R::Lane* taps;  // of cells that are maxima already
   int64_t base;                  // the tap of the window at which the row begins
   bool opens;                    // whether the row is the first of a slice
@@ -79,9 +81,9 @@ template <class R, bool Exact, class LV>
 // first cell is in each row. K is the number of taps in each row where that is known while
 // compiling, or 0. Taps are stored as O, lanes or bytes.
 template <class R, bool Exact, bool Sub, int U, int K, class O>
-[[gnu::always_inline]] inline void reduce_window(const CellRow<R>* rows, int64_t count,
-                                                 const Column& c, int64_t first, int64_t step,
-                                                 typename R::Value* to, O* to_taps) {
+[[gnu::always_inline]] inline void reduce_window(const CellRow<R, typename R::Value>* rows,
+                                                 int64_t count, const Column& c, int64_t first,
+                                                 int64_t step, typename R::Value* to, O* to_taps) {
   using V = typename R::Value;
   using L = typename R::Lane;
   using LV = typename LaneVector<L>::type;
@@ -125,31 +127,46 @@ template <class R, bool Exact, bool Sub, int U, int K, class O>
   }
 }
 
+// What becomes of the sums of an output.
+template <class V>
+struct Finish {
+  const Divisors<V>* divisors;  // null: they stay sums
+  V divisor;
+
+  Vec<V> operator()(const Vec<V>& sums) const {
+    return divisors ? divisors->quotients(sums, divisor) : sums;
+  }
+};
+
 // The same for sums: rows are added up along themselves, then down the slice, then the slices, as
-// rows.h does, so that a sum does not depend on the scheme. It begins with 0: -0 becomes +0.
-template <class R, int U, int K>
-[[gnu::always_inline]] inline void sum_window(const CellRow<R>* rows, int64_t count,
-                                              const Column& c, int64_t first, int64_t step,
-                                              typename R::Value* to) {
+// rows.h does, so that a sum does not depend on the scheme. It begins with 0: -0 becomes +0. Cells
+// of type C and sums stored as D are converted on the way. Sub: the cells are sums already.
+template <class R, bool Sub, int U, int K, class C, class D>
+[[gnu::always_inline]] inline void sum_window(const CellRow<R, C>* rows, int64_t count,
+                                              const Column& c, int64_t first, int64_t step, D* to,
+                                              const Finish<typename R::Value>& finish) {
   using V = typename R::Value;
   constexpr int N = kLanes<V>;
   const int64_t taps = K ? K : c.taps;
+  const auto get = [](const C* p) {
+    return summand<std::conditional_t<Sub, Sum<V>, R>>(load_as<V>(p));
+  };
   Vec<V> total[U] = {}, slice[U] = {};
   for (int64_t r = 0; r < count; ++r) {
-    const V* const p = rows[r].cells + first;
+    const C* const p = rows[r].cells + first;
     Vec<V> row[U];
     POOLKIT_UNROLL
-    for (int u = 0; u < U; ++u) row[u] = load(p + u * N);
+    for (int u = 0; u < U; ++u) row[u] = get(p + u * N);
     if constexpr (K > 0) {
       POOLKIT_UNROLL
       for (int t = 1; t < K; ++t) {
         POOLKIT_UNROLL
-        for (int u = 0; u < U; ++u) row[u] += load(p + t * step + u * N);
+        for (int u = 0; u < U; ++u) row[u] += get(p + t * step + u * N);
       }
     } else {
       for (int64_t t = 1; t < taps; ++t) {
         POOLKIT_UNROLL
-        for (int u = 0; u < U; ++u) row[u] += load(p + t * step + u * N);
+        for (int u = 0; u < U; ++u) row[u] += get(p + t * step + u * N);
       }
     }
     const bool opens = rows[r].opens;
@@ -160,33 +177,31 @@ template <class R, int U, int K>
     }
   }
   POOLKIT_UNROLL
-  for (int u = 0; u < U; ++u) store(to + u * N, total[u] + slice[u]);
+  for (int u = 0; u < U; ++u) store_as<D, V>(to + u * N, finish(total[u] + slice[u]));
 }
 
-// One output row of `n` windows of cells that are `width` values wide, at least U vectors. Cells
-// are `pitch` values apart, a window's taps `step`, outputs `to_pitch` and their taps `taps_pitch`.
-// Sub: the cells bring taps of their own. All values of one output come before the next output:
-// long cells are read as they lie.
-template <class R, bool Exact, bool Sub, int U, class O>
-void reduce_row(const CellRow<R>* rows, int64_t count, const Column* columns, int64_t n,
-                int64_t width, int64_t pitch, int64_t step, typename R::Value* to, O* to_taps,
-                int64_t to_pitch, int64_t taps_pitch) {
-  using V = typename R::Value;
-  constexpr int64_t kStep = U * kLanes<V>;
+// One output row of windows of cells that are `width` values wide, at least U vectors. Cells are
+// `pitch` values apart, a window's taps `step`, outputs `to_pitch` and their taps `taps_pitch`.
+// Sub: the cells bring taps of their own, or are sums. All values of one output come before the
+// next output: long cells are read as they lie. finish(i) is what becomes of sum i.
+template <class R, bool Exact, bool Sub, int U, class C, class D, class O, class F>
+void reduce_row(const CellRow<R, C>* rows, int64_t count, const std::vector<Column>& columns,
+                int64_t width, int64_t pitch, int64_t step, D* to, O* to_taps, int64_t to_pitch,
+                int64_t taps_pitch, const F& finish) {
+  constexpr int64_t kStep = U * kLanes<typename R::Value>;
+  const auto n = int64_t(columns.size());
   for (int64_t i = 0; i < n; ++i, to += to_pitch, to_taps = lane(to_taps, taps_pitch)) {
-    const Column& c = columns[i];
-    if (count == 0 || c.taps == 0) {  // sums alone: padding is zeros
-      std::fill_n(to, width, V{});
-      continue;
-    }
+    const Column& c = columns[size_t(i)];
+    const int64_t some = c.taps > 0 ? count : 0;  // sums alone: padding is zeros
+    [[maybe_unused]] const auto last = finish(i);
     const auto all = [&]<int K>() {
       for (int64_t at = 0; at < width; at += kStep) {
         at = std::min(at, width - kStep);  // the last step overlaps the one before
         const int64_t first = c.cell * pitch + at;
         if constexpr (R::kSums)
-          sum_window<R, U, K>(rows, count, c, first, step, to + at);
+          sum_window<R, Sub, U, K>(rows, some, c, first, step, to + at, last);
         else
-          reduce_window<R, Exact, Sub, U, K>(rows, count, c, first, step, to + at,
+          reduce_window<R, Exact, Sub, U, K>(rows, some, c, first, step, to + at,
                                              lane(to_taps, at));
       }
     };
@@ -230,44 +245,50 @@ struct View {
   const V* line(int64_t d, int64_t h) const { return p + (d * slice + h * row - origin); }
 };
 
-// Reduces blocks of cells that are `width` values wide, U vectors at a time.
+// Reduces blocks of cells that are `width` values wide, U vectors at a time. Sums are divided.
 template <class R, bool Exact, int U>
 class LanePool {
   using V = typename R::Value;
   using L = typename R::Lane;
 
  public:
-  LanePool(const Window& w, int64_t width) : w_(w), width_(width), straight_(is_straight(w)) {}
+  LanePool(const Window& w, int64_t width, const Divisors<V>* divisors)
+      : w_(w), width_(width), divisors_(divisors) {}
 
   // The results of output row r of the block go to `to` + r * row, cells `cell` apart, and the taps
   // likewise to `taps`.
-  template <class O>
-  void operator()(const View<V>& in, const Block& b, V* to, int64_t row, int64_t cell, O* taps,
+  template <class C, class D, class O>
+  void operator()(const View<C>& in, const Block& b, D* to, int64_t row, int64_t cell, O* taps,
                   int64_t taps_row, int64_t taps_cell) {
     const Span d_seen(w_.d, b.d0, b.d1), h_seen(w_.h, b.h0, b.h1);
-    const int64_t n = b.columns(), line = n * width_;
+    const int64_t line = b.columns() * width_;
+    const bool straight = is_straight(w_, std::is_same_v<C, V> ? 1 : 3);
     if (b.w0 != begin_ || b.w1 != end_) {
       begin_ = b.w0, end_ = b.w1;
       find_columns(w_.w, begin_, end_, columns_);
       units_.clear();
-      for (int64_t i = 0; !straight_ && i < n; ++i) units_.push_back({i, 0, 1});
+      for (int64_t i = 0; i < b.columns(); ++i) units_.push_back({i, 0, 1});
     }
-    const Column* const columns = columns_.data();
-    if (!straight_) {
+    if (!straight) {
       done_.assign(size_t(d_seen.size() * h_seen.size()), 0);
       reduced_.reserve(int64_t(done_.size()) * line);
       reduced_taps_.reserve(int64_t(done_.size()) * line);
     }
+    std::vector<CellRow<R, C>> list;
+    std::vector<CellRow<R, V>> reduced;
+    const auto keep = [](int64_t) { return Finish<V>{nullptr, V(1)}; };
+    const int64_t step = w_.w.dilation * in.cell;
     for (int64_t d = b.d0; d < b.d1; ++d)
       for (int64_t h = b.h0; h < b.h1; ++h, to += row, taps = lane(taps, taps_row)) {
-        list_.clear();
+        list.clear(), reduced.clear();
         for (int64_t td = w_.d.first(d); td < w_.d.last(d); ++td)
           for (int64_t th = w_.h.first(h); th < w_.h.last(h); ++th) {
             const int64_t base = w_.number(td, th, 0);
             const int64_t id = w_.d.start(d) + td * w_.d.dilation;
             const int64_t ih = w_.h.start(h) + th * w_.h.dilation;
-            if (straight_) {
-              list_.push_back({in.line(id, ih), nullptr, base, th == w_.h.first(h)});
+            const bool opens = th == w_.h.first(h);
+            if (straight) {
+              list.push_back({in.line(id, ih), nullptr, base, opens});
               continue;
             }
             const int64_t number = (id - d_seen.low) * h_seen.size() + ih - h_seen.low;
@@ -275,26 +296,33 @@ class LanePool {
             L* const cell_taps = lane(reduced_taps_.get(), number * line);
             if (!done_[size_t(number)]) {
               done_[size_t(number)] = 1;
-              const CellRow<R> one{in.line(id, ih), nullptr, 0, true};
-              reduce_row<R, Exact, false, U>(&one, 1, columns, n, width_, in.cell,
-                                             w_.w.dilation * in.cell, cells, cell_taps, width_,
-                                             width_);
+              const CellRow<R, C> one{in.line(id, ih), nullptr, 0, true};
+              reduce_row<R, Exact, false, U>(&one, 1, columns_, width_, in.cell, step, cells,
+                                             cell_taps, width_, width_, keep);
             }
-            list_.push_back({cells, cell_taps, base, th == w_.h.first(h)});
+            reduced.push_back({cells, cell_taps, base, opens});
           }
-        const auto count = int64_t(list_.size());
-        if (straight_)
-          reduce_row<R, Exact, false, U>(list_.data(), count, columns, n, width_, in.cell,
-                                         w_.w.dilation * in.cell, to, taps, cell, taps_cell);
+        V row_divisor(1);
+        if constexpr (R::kSums)
+          if (divisors_) row_divisor = V(divisors_->row(d, h));
+        const auto finish = [&](int64_t i) {
+          Finish<V> one{divisors_, V(1)};
+          if constexpr (R::kSums)
+            if (divisors_) one.divisor = divisors_->divisor(row_divisor, b.w0 + i);
+          return one;
+        };
+        if (straight)
+          reduce_row<R, Exact, false, U>(list.data(), int64_t(list.size()), columns_, width_,
+                                         in.cell, step, to, taps, cell, taps_cell, finish);
         else
-          reduce_row<R, Exact, true, U>(list_.data(), count, units_.data(), n, width_, width_, 0,
-                                        to, taps, cell, taps_cell);
+          reduce_row<R, Exact, true, U>(reduced.data(), int64_t(reduced.size()), units_, width_,
+                                        width_, 0, to, taps, cell, taps_cell, finish);
       }
   }
 
  private:
-  // Whether so few taps are reduced that row buffers would cost more.
-  static bool is_straight(const Window& w) {
+  // Whether so few taps are reduced that row buffers would cost more. `cost` of reading a cell.
+  static bool is_straight(const Window& w, int64_t cost) {
     // (A kernel may be far longer than the axis: padding has no limit.)
     const auto taps = [](const Axis& a) { return std::min(a.kernel, a.size); };
     const int64_t rows = capped_product(taps(w.d), taps(w.h));
@@ -303,15 +331,15 @@ class LanePool {
     // Rows of input that come new with each row of outputs; the others are reduced already.
     const int64_t fresh = std::min<int64_t>(
         64, capped_product(std::max<int64_t>(1, w.h.stride), std::max<int64_t>(1, w.d.stride)));
-    return rows * taps(w.w) <= fresh * (taps(w.w) + 3) + rows + 2;
+    const int64_t along = capped_product(cost, taps(w.w));
+    return capped_product(rows, along) <= fresh * std::min<int64_t>(along + 3, 1 << 20) + rows + 2;
   }
 
   const Window& w_;
   const int64_t width_;
-  const bool straight_;
+  const Divisors<V>* const divisors_;
   int64_t begin_ = 0, end_ = 0;  // the outputs that columns_ are of
   std::vector<Column> columns_, units_;
-  std::vector<CellRow<R>> list_;
   std::vector<char> done_;
   Buffer<V> reduced_;
   Buffer<L> reduced_taps_;
@@ -402,8 +430,12 @@ class PlanePool {
   static constexpr int N = kLanes<V>;
 
  public:
-  PlanePool(const T* x, int64_t planes, const Window& w, int64_t run)
-      : x_(x), end_(x + planes * w.cells()), w_(w), starts_{run, w.cells()}, pool_(w, N) {}
+  PlanePool(const T* x, int64_t planes, const Window& w, int64_t run, const Divisors<V>* divisors)
+      : x_(x),
+        end_(x + planes * w.cells()),
+        w_(w),
+        starts_{run, w.cells()},
+        pool_(w, N, divisors) {}
 
   // Pools lanes [first, first + N) of the block's planes. False if something special was met.
   bool operator()(const Block& b, int64_t first) {
@@ -426,8 +458,8 @@ class PlanePool {
       }
     const int64_t line = b.columns() * N;
     values_.reserve(b.rows() * line), taps_.reserve(b.rows() * line);
-    pool_({in, d.low * slice + h.low * row + w.low * N, slice, row, N}, b, values_.get(), line, N,
-          taps_.get(), line, N);
+    const View<V> view{in, d.low * slice + h.low * row + w.low * N, slice, row, N};
+    pool_(view, b, values_.get(), line, N, taps_.get(), line, N);
     return true;
   }
 

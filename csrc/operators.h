@@ -64,6 +64,14 @@ struct Operator<f> {
   }
 };
 
+template <class R, R (*f)(const Tensor&, const Tensor&, const Tensor&, const Window&)>
+struct Operator<f> {
+  template <class W>
+  static R call(const Tensor& g, const Tensor& y, const Tensor& x, const W& window) {
+    return f(g, y, x, window);
+  }
+};
+
 template <auto f, class Library>
 void implement(Library& m, const std::string& name) {
   m.impl(name.c_str(), TORCH_BOX(&Operator<f>::template call<ListedWindow>));

@@ -22,7 +22,8 @@ struct LargeOffset {};  // stored as uint16, int32 or int64
 template <class T, class Offset>
 struct Max {
   using Value = T;
-  static constexpr bool kOffsets = !std::is_same_v<Offset, NoOffset>, kSums = false;
+  static constexpr bool kOffsets = !std::is_same_v<Offset, NoOffset>;
+  static constexpr bool kSums = false, kSquares = false;
   static constexpr int kBytes = std::is_same_v<Offset, LargeOffset> ? 4 : 1;
   using Lane =
       std::conditional_t<kOffsets, Unsigned<(int(sizeof(T)) > kBytes ? int(sizeof(T)) : kBytes)>,
@@ -42,9 +43,24 @@ L* lane(L* at, int64_t offset) {
 template <class T>
 struct Sum {
   using Value = Wide<T>;
-  static constexpr bool kOffsets = false, kSums = true;
+  static constexpr bool kOffsets = false, kSums = true, kSquares = false;
   using Lane = NoOffset;
 };
+
+// The sum of squares; l2_pool takes its root.
+template <class T>
+struct SumOfSquares : Sum<T> {
+  static constexpr bool kSquares = true;
+};
+
+// What a cell adds to a sum.
+template <class R, class V>
+[[gnu::always_inline]] inline V summand(const V& v) {
+  if constexpr (R::kSquares)
+    return v * v;
+  else
+    return v;
+}
 
 // ---- one long run of cells to one value ----
 

@@ -88,6 +88,14 @@ inline bool overlaps_much(const Window& w) {
   return w.w.kernel + w.h.kernel + w.d.kernel > 16 && w.w.stride == 1 && w.w.out > 48;
 }
 
+// Whether rows are so long that the planes need not be turned into lanes, however many there are:
+// that costs least in wide types, and staging where the phases of a row are made by shuffles.
+template <class V>
+bool suits_rows(const Axis& a) {
+  if (a.stride == 1) return a.out >= (sizeof(V) == 2 ? 24 : 48);
+  return sizeof(V) <= 2 && (a.stride == 2 || a.stride == 4) && a.out >= 24;
+}
+
 // Whether padding and strides are short enough to be written out.
 inline bool can_stage(const Window& w) {
   const auto staged = [](const Axis& a) {
@@ -338,6 +346,8 @@ class RowPool {
     for (int64_t td = 0; td < nd; ++td) {
       stage(b, d.start(b.d0) + (d0 + td) * d.dilation, staged, phase, length, special);
       if (!Exact && !R::kSums && any(special)) return false;
+      if constexpr (R::kSquares)
+        for (int64_t i = 0; i < a.stride * phase; ++i) staged[i] *= staged[i];
       V* const reduced = v + td * slice;
       L* const reduced_at = lane(at, td * slice);
       if (a.kernel == 1 && a.stride == 1 && !R::kOffsets)

@@ -2,13 +2,14 @@
 // them: the only place that knows how wide those are.
 //
 // The compilers' vector types are used: the same source makes AVX-512, AVX2, SSE2 and NEON code.
-// Intrinsics serve the comparison of byte offsets, here, and float16, in convert.h.
+// Intrinsics serve roots and the comparison of byte offsets, here, and float16, in convert.h.
 #pragma once
 
-#if defined(__AVX512BW__) || defined(__F16C__)
+#if defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
@@ -60,6 +61,26 @@ template <class V>
 template <class V>
 Vec<V> splat(V v) {
   return Vec<V>{} + v;
+}
+
+template <class V>
+[[gnu::always_inline]] inline Vec<V> square_root(const Vec<V>& v) {
+  constexpr bool kFloat = std::is_same_v<V, float>;
+#if defined(__AVX512F__)
+  if constexpr (kFloat)
+    return Vec<V>(_mm512_maskz_sqrt_ps(0xffff, __m512(v)));
+  else
+    return Vec<V>(_mm512_maskz_sqrt_pd(0xff, __m512d(v)));
+#elif defined(__AVX2__)
+  if constexpr (kFloat)
+    return Vec<V>(_mm256_sqrt_ps(__m256(v)));
+  else
+    return Vec<V>(_mm256_sqrt_pd(__m256d(v)));
+#else
+  Vec<V> roots = v;
+  for (int k = 0; k < kLanes<V>; ++k) roots[k] = std::sqrt(v[k]);
+  return roots;
+#endif
 }
 
 // Whether any lane is set.

@@ -23,7 +23,7 @@ struct Axis {
   // First tap that is a real cell, and one past the last: taps in [first(i), last(i)) are real.
   int64_t first(int64_t i) const {
     const int64_t a = start(i);
-    return a >= 0 ? 0 : std::min(kernel, (-a + dilation - 1) / dilation);
+    return a >= 0 ? 0 : std::min(kernel, steps(-a));
   }
   int64_t last(int64_t i) const { return taps_below(i, size); }
   // Taps inside the padded extent: what an average that counts padding divides by.
@@ -81,10 +81,15 @@ struct Axis {
     return int64_t((static_cast<__int128>(i) * part + whole - 1) / whole);
   }
 
+  // Taps that it takes to get so many cells further. (Divisions are slow.)
+  int64_t steps(int64_t cells) const {
+    return dilation == 1 ? cells : (cells + dilation - 1) / dilation;
+  }
+
   int64_t taps_below(int64_t i, int64_t end) const {
     if (adaptive()) return share_up(i + 1, size, out) - start(i);
     const int64_t room = end - start(i);
-    return room <= 0 ? 0 : std::min(kernel, (room + dilation - 1) / dilation);
+    return room <= 0 ? 0 : std::min(kernel, steps(room));
   }
 };
 

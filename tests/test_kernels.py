@@ -1,5 +1,6 @@
 """The native operators against the reference, over every path through the kernels."""
 
+import dataclasses
 import math
 import os
 import random
@@ -99,11 +100,35 @@ def check(seed):
         bound = size * eps * (2 + sum(axis.kernel for axis in w.axes))
         bound += exact.abs() * torch.finfo(x.dtype).eps + torch.finfo(x.dtype).tiny
         assert ((spread.double() - exact).abs() <= bound).all()
-        results += [back, average, spread]
+        norms, shares = check_norms(w, x, last, g)
+        results += [back, average, spread, norms, shares]
     if x.dtype is torch.int64:
         assert_bit_equal(native.avg_pool(x, packed), reference.avg_pool(x, w), "averages")
     numbers = [torch.nan_to_num(r.double()).contiguous().numpy().tobytes() for r in results]
     return zlib.crc32(b"".join(numbers))
+
+
+def check_norms(w, x, last, g):
+    """The norm of every window and its gradient, against the reference."""
+    w = dataclasses.replace(w, include_pad=True, divisor=0)
+    packed = window.pack(w, last)
+    taps = 8 + sum(axis.kernel for axis in w.axes)
+    eps = torch.finfo(torch.float32 if x.dtype in FLOATS[2:] else x.dtype).eps
+    norms = native.l2_pool(x, packed)
+    expected = reference.lp_pool(x, 2, w)
+    # (Squares below 1e-38 lose digits, and so do the roots of their sums.)
+    close = {"rtol": taps * eps + torch.finfo(x.dtype).eps, "atol": 1e-19, "equal_nan": True}
+    torch.testing.assert_close(norms, expected, **close)
+    assert_same_strides(norms, expected)
+    shares = native.l2_pool_backward(g, norms, x, packed)
+    if x.dtype in FLOATS[:2] and x.isfinite().all() and norms.isfinite().all():
+        wide = [t.double() for t in (g, norms, x)]
+        exact = ops._slow_l2_pool_backward(*wide, packed)
+        size = ops._slow_l2_pool_backward(*(t.abs() for t in wide), packed)
+        bound = size * eps * taps + torch.finfo(x.dtype).tiny
+        assert ((shares.double() - exact).abs() <= bound).all()
+        assert_same_strides(shares, exact)
+    return norms, shares
 
 
 def check_every_half(dtype):
@@ -170,7 +195,7 @@ def test_same_bits_for_any_number_of_threads():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.uint8])
 @pytest.mark.parametrize("offset", [0, 1, 3])
-@pytest.mark.parametrize("width", [*range(1, 36), 63, 64, 65, 130])
+@pytest.mark.parametrize("width", [*range(1, 36), 63, 64, 65, 105, 130, 193])
 def test_nothing_outside_the_input_is_read(width, offset, dtype):
     """Whatever lies before and behind a view of any length and alignment changes no result."""
     shape = (2, 3, 5, width)
@@ -180,21 +205,58 @@ def test_nothing_outside_the_input_is_read(width, offset, dtype):
         buffer = torch.full((offset + x.numel() + 200,), outside, dtype=dtype)
         view = buffer[offset : offset + x.numel()].view(shape)
         view.copy_(x)
-        for kernel, stride, padding in ((2, 2, 0), (3, 1, 1), (3, 2, 1), (5, 1, 2)):
-            w = window.fixed("t", 2, shape, kernel, stride, padding, 1, True, True) if (
-                width + 2 * padding >= kernel
-            ) else None  # fmt: skip
-            if w is None:
+        for kernel, stride, padding in ((2, 2, 0), (3, 1, 1), (3, 2, 1), (5, 1, 2), (8, 1, 0)):
+            if width + 2 * padding < kernel:
                 continue
+            sizes = (min(kernel, 5), kernel)
+            w = window.fixed("t", 2, shape, sizes, stride, padding, 1, True, True)
             results.append(native.max_pool(view, w.packed))
             values, offsets = native.max_pool_offsets(view, w.packed)
             results += [values, offsets.long()]
             if dtype.is_floating_point:
-                results += [native.avg_pool(view, w.packed)]
+                results += [native.avg_pool(view, w.packed), native.l2_pool(view, w.packed)]
                 results += [native.scatter(values, offsets, w.packed)]
     half = len(results) // 2
     for one, other in zip(results[:half], results[half:], strict=True):
         assert torch.equal(one, other)
+
+
+# Around the lengths from which on rows are read where they lie, and every remainder of a register.
+WIDTHS = {
+    1: (95, 96, 97, 111, 113, 127, 128, 129, 191, 193),
+    2: (47, 49, 56, 65, 96, 112, 193, 225),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8, torch.int16])
+@pytest.mark.parametrize("values", ["normal", "relu", "zeros", "special"])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_long_rows(stride, values, dtype):
+    """Windows over long rows, with every padding, on every path: the bits of the reference."""
+    if values == "special" and not dtype.is_floating_point:
+        values = "extreme"
+    rng = random.Random(f"{stride} {values} {dtype}")
+    for width in WIDTHS[stride]:
+        rank = rng.choice((1, 2, 3))
+        sizes = (*(rng.randint(2, 9) for _ in range(rank - 1)), width)
+        x = sample((rng.choice((1, 3)), rng.choice((1, 5)), *sizes), dtype, values, width)
+        kernel = [rng.randint(1, 3) for _ in sizes[1:]] + [rng.randint(2, 3 if stride == 2 else 8)]
+        pairs = tuple((rng.randint(0, k - 1), rng.randint(0, k - 1)) for k in kernel)
+        dilation = 1 if stride == 2 else rng.randint(1, 3)
+        steps = [rng.randint(1, 3) for _ in sizes[1:]] + [stride]
+        try:
+            w = window.fixed("t", rank, x.shape, kernel, steps, pairs, (1, 1, dilation)[-rank:],
+                             rng.random() < 0.5, True, rng.random() < 0.5)  # fmt: skip
+        except ArgumentError:
+            continue
+        expected_values, expected_offsets = reference.max_pool(x, w)
+        values_, offsets = native.max_pool_offsets(x, w.packed)
+        assert_bit_equal(native.max_pool(x, w.packed), expected_values, f"values of {w}")
+        assert_bit_equal(values_, expected_values, f"values beside offsets of {w}")
+        assert_bit_equal(offsets.long(), expected_offsets.long(), f"offsets of {w}")
+        if dtype.is_floating_point and values != "special":
+            assert_average_close(native.avg_pool(x, w.packed), x, w)
+            check_norms(w, x, False, sample(tuple(values_.shape), dtype))
 
 
 def test_tampered_offsets_stay_inside():

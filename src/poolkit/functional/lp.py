@@ -1,4 +1,4 @@
-"""Lp pooling: the p-norm of every window, composed of powers and an average."""
+"""Lp pooling: the p-norm of every window; for p other than 2, powers, an average and its root."""
 
 import math
 from typing import Any
@@ -59,7 +59,12 @@ def _lp_pool(
     window = fixed(where, rank, x, kernel_size, stride, padding, dilation, ceil_mode, needs_cell,
                    True, divisor)  # fmt: skip
     dtype = x.dtype if x.dtype in FLOATS else torch.float32
-    x = widened(x.to(dtype))
+    x = x.to(dtype)
+    if p == 2 and padding_mode == "zeros":  # in one pass
+        norms: Tensor | None = ops.l2_pool(x, window)
+        if norms is not None:
+            return norms
+    x = widened(x)
     if padding_mode != "zeros":
         check_mode(where, padding_mode)
         x = Padded(where, rank, ops.keep_strides(x), window, padding_mode).x

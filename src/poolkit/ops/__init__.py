@@ -7,6 +7,7 @@ second derivatives, and every order works. Functional code calls `max_pool`, `ma
 something differentiates.
 """
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -54,6 +55,22 @@ def _slow_avg_pool_backward(g: Tensor, window: Packed) -> Tensor:
     return reference.avg_pool_backward(g, *unpack(window))
 
 
+def _slow_l2_pool(x: Tensor, window: Packed) -> Tensor:
+    w, _ = unpack(window)
+    return reference.lp_pool(x, 2, w, absolute=w.divisor != 0)
+
+
+def _slow_l2_pool_backward(g: Tensor, y: Tensor, x: Tensor, window: Packed) -> Tensor:
+    w, channels_last = unpack(window)
+    return reference.avg_pool_backward(_l2_shares(g, y, w), w, channels_last) * x
+
+
+def _l2_shares(g: Tensor, y: Tensor, window: Window) -> Tensor:
+    """What each of its cells gets of an output's gradient: a norm of 0 hands on nothing."""
+    shares = g / torch.where(y == 0, math.inf, y)
+    return shares if window.divisor else shares * window.taps
+
+
 def _pooled(x: Tensor, window: Packed, dtype: torch.dtype | None = None) -> Tensor:
     """An empty tensor of the strides that the kernels give the pooled ``x``."""
     shape = unpack(window)[0].output_shape(x.shape)
@@ -87,6 +104,8 @@ _OPERATORS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "plane_indices": (_slow_plane_indices, _fake_plane_indices),
     "avg_pool": (_slow_avg_pool, _pooled),
     "avg_pool_backward": (_slow_avg_pool_backward, _unpooled),
+    "l2_pool": (_slow_l2_pool, _pooled),
+    "l2_pool_backward": (_slow_l2_pool_backward, lambda g, y, x, window: _unpooled(g, window)),
 }
 
 
@@ -132,6 +151,8 @@ _raw_scatter: Callable[[Tensor, Tensor, Packed], Tensor] = _raw["scatter"]
 _raw_plane_indices: Callable[[Tensor, Packed], Tensor] = _raw["plane_indices"]
 _raw_avg_pool: Callable[[Tensor, Packed], Tensor] = _raw["avg_pool"]
 _raw_avg_pool_backward: Callable[[Tensor, Packed], Tensor] = _raw["avg_pool_backward"]
+_raw_l2_pool: Callable[[Tensor, Packed], Tensor] = _raw["l2_pool"]
+_raw_l2_pool_backward: Callable[[Tensor, Tensor, Tensor, Packed], Tensor] = _raw["l2_pool_backward"]
 
 _text_max_pool_offsets: Callable[[Tensor, str], Any] = _operators["max_pool_offsets"][1]
 _text_avg_pool: Callable[[Tensor, str], Tensor] = _operators["avg_pool"][1]
@@ -356,6 +377,26 @@ class _AvgPoolEager(Function):
         return avg_pool_backward(g, ctx.window), None
 
 
+class _L2PoolEager(Function):
+    """The norm, where neither a transform nor a forward derivative is under way."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, window: str) -> Tensor:
+        y = _raw_l2_pool(x, window)
+        ctx.window = window
+        ctx.save_for_backward(x, y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        x, y = ctx.saved_tensors
+        if not is_grad_enabled():
+            return _raw_l2_pool_backward(g, y, x, ctx.window), None
+        # Somebody differentiates the gradient: in steps that have derivatives of their own.
+        shares = _l2_shares(g, y, unpack(ctx.window)[0])
+        return avg_pool_backward(shares, ctx.window) * x, None
+
+
 transforms_active: Callable[[], bool] = torch._C._are_functorch_transforms_active  # noqa: SLF001  no public name
 
 
@@ -380,6 +421,7 @@ _direct_apply: dict[type[Function], Callable[..., Any]] = {
 
 _max_pool_eager = _direct(_MaxPoolEager)
 _avg_pool_eager = _direct(_AvgPoolEager)
+_l2_pool_eager = _direct(_L2PoolEager)
 
 
 def _eager(x: Tensor, window: Window) -> str | None:
@@ -533,6 +575,18 @@ def avg_pool(x: Tensor, window: Window) -> Tensor:
         return averages
 
     return _restore_strides(x, pooled)
+
+
+def l2_pool(x: Tensor, window: Window) -> Tensor | None:
+    """The root of the sum of squares, or None where it has to be composed of other operators.
+
+    It is where a transform or a forward derivative is under way, and for gradients of half types,
+    which need sums in float32.
+    """
+    if x.requires_grad and is_grad_enabled():
+        eager = _eager(x, window) if x.dtype in (torch.float32, torch.float64) else None
+        return None if eager is None else _l2_pool_eager(x, eager)
+    return None if _transforms() else _raw_l2_pool(x, window.packed)
 
 
 def plane_indices(offsets: Tensor, window: Window | Packed) -> Tensor:
