@@ -6,11 +6,14 @@ import re
 import pytest
 
 import poolkit.functional
+import poolkit.models
 import poolkit.nn
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 PUBLIC = [
     pytest.param(getattr(module, name), id=f"{module.__name__}.{name}")
-    for module in (poolkit.functional, poolkit.nn)
+    for module in (poolkit.functional, poolkit.models, poolkit.nn)
     for name in module.__all__
 ]
 
