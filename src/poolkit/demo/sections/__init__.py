@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 
 from ..report import Context, Lang, Section
-from . import adaptive, cost, max_and_average, moves, speed_and_memory
+from . import adaptive, cost, max_and_average, moves, speed_and_memory, where_used
 
 Builder = Callable[[Context], Section]
 
@@ -18,6 +18,7 @@ BUILDERS: dict[str, Builder] = {
     "max-and-average": max_and_average.build,
     "adaptive": adaptive.build,
     "speed-and-memory": speed_and_memory.build,
+    "where-used": where_used.build,
 }
 
 
