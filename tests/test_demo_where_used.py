@@ -52,6 +52,7 @@ def test_published_sizes(section):
     assert rows[0][2:] == ["58,631,144", "96.0 %", "61,100,840", "2,726,696"]
     assert rows[1][2:] == ["123,642,856", "89.4 %", "138,357,544", "15,227,688"]
     assert rows[3][2:] == ["2,049,000", "8.0 %", "25,557,032", "25,557,032"]
+    assert {row[1] for row in rows[2:]} == {"global avg → linear"}
     costs = table(section, where_used.TEXT["en"].networks_title)
     assert [row[1] for row in costs[:6]] == ["0.714", "15.470", "1.814", "4.089", "4.329", "0.386"]
     assert costs[0][2:] == ["256×6×6", "256×9×9"]
