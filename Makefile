@@ -57,8 +57,10 @@ format: .venv/ready ## reformat Python and C++ in place
 bench: .venv/installed .venv/models ## measure against the other libraries and the limit of memory
 	$(BIN)/python -m benchmarks $(ARGS)
 
-docs: .venv/installed ## regenerate the generated pages of docs/
+docs: .venv/installed .venv/site ## regenerate the generated pages of docs/; build the site, build/site
 	$(BIN)/python docs/generate.py $(ARGS)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo build/site/index.html
 
 wheel: build/wheel/built ## build build/wheel/poolkit-*.whl
 	@ls build/wheel/*.whl
@@ -83,7 +85,7 @@ clean: ## remove everything that make made
 # Dates decide what is done again: .venv/ready, build/wheel/built, .venv/installed.
 .venv/ready: constraints.txt | check-python check-compiler
 	$(PYTHON) -m venv .venv
-	sed '/^# Peers of the benchmark/,$$d' constraints.txt > .venv/constraints.txt
+	sed '/^# Documentation site/,$$d' constraints.txt > .venv/constraints.txt
 	$(PIP) install -q -r .venv/constraints.txt
 	@touch $@
 
@@ -92,9 +94,17 @@ build/wheel/built: $(SOURCES) .venv/ready | check-compiler
 	$(BUILD_WHEEL) -w build/wheel -C build-dir=build/cmake -C cmake.define.POOLKIT_WERROR=$(WERROR)
 	@touch $@
 
+# The packages of one section of constraints.txt, beside those of .venv/ready.
+INSTALL_SECTION = sed -n '/^\# $(1)/,/^$$/p' constraints.txt > $@.txt && $(PIP) install -q -r $@.txt
+
+# Only the site needs its generator.
+.venv/site: .venv/ready
+	$(call INSTALL_SECTION,Documentation site)
+	@touch $@
+
 # Only the benchmark needs other libraries: hundreds of megabytes.
 .venv/models: benchmarks/models.txt .venv/ready
-	$(PIP) install -q -r constraints.txt
+	$(call INSTALL_SECTION,Peers of the benchmark)
 	$(PIP) install -q --no-deps -r benchmarks/models.txt
 	@touch $@
 
