@@ -87,7 +87,7 @@ def test_the_texts_table_is_checked(section):
         "AlexNet’s 3 pools are 3/2",
         "its stem keeps max pool 3/2/1, in ResNet-50-D too, which puts 3 more average pools",
         "EfficientNet-B0 (5/5) and Darknet-53 (5/5)",
-        "6 of the 6 classifiers",
+        "6 of the 6 networks",
         "EfficientNet-B0 has 16 more",
         "SPPF is 3 × max pool 5/1/2",
         "7×7 or 10×10",

@@ -21,7 +21,7 @@ MARKERS = {
     "flatten": ("X", 11.0, None),
 }
 BESIDE = 1.22  # the factor from a size to the marker of a layer that keeps it
-VECTOR = 1.0  # where vectors have their place on the axis of sizes
+VECTOR = 1  # where vectors have their place on the axis of sizes
 
 
 @dataclass(frozen=True)
@@ -54,18 +54,19 @@ def paths(rows: Sequence[Row]) -> Drawer:
         figure = Figure(figsize=(10.6, 1.3 + 0.8 * len(rows)), dpi=DPI, layout="constrained")
         figure.set_facecolor(theme.card)
         left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3.1, 1))
-        for place, row in enumerate(rows):
-            _path(left, theme, row, place)
-            _share(right, theme, row, place)
         start = max(row.marks[0].before for row in rows)
-        left.set_xscale("log", base=2)
-        left.set_xlim(start * 1.35, 0.72)
         sizes = [start]
         while sizes[-1] % 2 == 0:
             sizes.append(sizes[-1] // 2)
-        left.xaxis.set_major_locator(FixedLocator([*sizes, VECTOR]))
+        sizes.append(VECTOR)
+        for place, row in enumerate(rows):
+            _path(left, theme, row, place, sizes)
+            _share(right, theme, row, place)
+        left.set_xscale("log", base=2)
+        left.set_xlim(start * 1.35, 0.72)
+        left.xaxis.set_major_locator(FixedLocator(sizes))
         left.xaxis.set_minor_locator(NullLocator())
-        left.set_xticklabels([str(size) for size in (*sizes, 1)])
+        left.set_xticklabels([str(size) for size in sizes])
         left.set_ylim(len(rows) - 0.4, -0.62)
         left.set_yticks(range(len(rows)), [row.label for row in rows])
         right.set_xlim(0, 100)
@@ -85,7 +86,7 @@ def _hue(theme: Theme, kind: str) -> str:
     return theme.ink if index is None else theme.windows[index]
 
 
-def _path(axes: Axes, theme: Theme, row: Row, place: int) -> None:
+def _path(axes: Axes, theme: Theme, row: Row, place: int, named: Sequence[int]) -> None:
     x = float(row.marks[0].before)
     axes.plot(x, place, marker="|", markersize=13, markeredgewidth=2, color=theme.muted)
     for mark in row.marks:
@@ -100,8 +101,7 @@ def _path(axes: Axes, theme: Theme, row: Row, place: int) -> None:
             _label(
                 axes, theme, window, (end, y), "right" if level else "below" if kept else "above"
             )
-        if not kept and mark.after != VECTOR and mark.after & (mark.after - 1) and mark.after % 7:
-            # A size that the axis does not name.
+        if not kept and mark.after not in named:
             _label(axes, theme, f"{mark.after}×{mark.after}", (end, place), "below")
         x = end
 

@@ -68,9 +68,10 @@ TEXT: dict[Lang, Text] = {
         title="Where it is used",
         lead=Markup(
             "Where do well-known networks shrink their feature maps, and by what? Here are {count} "
-            "of them, defined in <code>poolkit.models</code> with the published sizes. An image of "
-            "{side}×{side} pixels went through each just now, and every layer told what came in "
-            "and what went out."
+            "of them, defined in <code>poolkit.models</code> with the published sizes. The size of "
+            "an image, {side}×{side}, went through each just now (on torch’s meta device, which "
+            "computes sizes and nothing else), and every layer told what came in and what went "
+            "out."
         ),
         formula_words=Markup(
             "A window of <i>k</i> cells with stride <i>s</i> and padding <i>p</i> makes of "
@@ -133,7 +134,7 @@ TEXT: dict[Lang, Text] = {
             "proposed to replace all pools."
         ),
         gap_words=Markup(
-            "<b>GAP</b>: {gap_heads} of the {gap_networks} classifiers from ResNet on end in it, "
+            "<b>GAP</b>: {gap_heads} of the {gap_networks} networks from ResNet on end in it here, "
             "and EfficientNet-B0 has {squeezes} more inside its blocks (squeeze and excitation). "
             "ResNet made it usual, but did not introduce it: Network in Network did (Lin 2013), "
             "and GoogLeNet had it in 2014. “All CNNs” is too much: a detector such as YOLO "
@@ -168,8 +169,9 @@ TEXT: dict[Lang, Text] = {
         title="어디서 쓰이나",
         lead=Markup(
             "잘 알려진 모델은 특징 맵을 어디서, 무엇으로 줄일까요? <code>poolkit.models</code>에 "
-            "논문과 같은 크기로 정의한 모델 {count}개를 살펴봅니다. 방금 {side}×{side} 이미지를 "
-            "모델마다 통과시키면서 레이어마다 들어온 크기와 나간 크기를 읽었습니다."
+            "논문과 같은 크기로 정의한 모델 {count}개를 살펴봅니다. 방금 {side}×{side} 이미지의 "
+            "크기를 모델마다 통과시키면서(값은 빼고 크기만 계산하는 torch의 meta device에서) "
+            "레이어마다 들어온 크기와 나간 크기를 읽었습니다."
         ),
         formula_words=Markup(
             "커널 <i>k</i>, stride <i>s</i>, 패딩 <i>p</i>인 윈도우는 <i>n</i>칸을 다음 크기로 "
@@ -234,7 +236,7 @@ TEXT: dict[Lang, Text] = {
             "Pooling을 convolution으로 바꾸자고 제안했습니다."
         ),
         gap_words=Markup(
-            "<b>GAP</b>: ResNet 이후의 분류 모델 {gap_networks}개 중 {gap_heads}개가 GAP으로 "
+            "<b>GAP</b>: 여기 있는 ResNet 이후 모델 {gap_networks}개 중 {gap_heads}개가 GAP으로 "
             "끝나며, EfficientNet-B0는 블록 안(squeeze and excitation)에도 {squeezes}개를 씁니다. "
             "다만 GAP은 ResNet이 널리 퍼뜨린 것이지 도입한 것은 아닙니다. Network in Network(Lin "
             "2013)가 먼저 썼고 GoogLeNet(2014)도 썼습니다. “모든 CNN”도 지나친 말입니다. YOLO "
