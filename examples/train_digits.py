@@ -9,6 +9,7 @@ compare choices over several seeds.
 """
 
 import math
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -86,6 +87,16 @@ def interval(right: int, total: int) -> tuple[float, float]:
     return middle - half, middle + half
 
 
+def refused(picture: Path) -> str:
+    """Why a file could not be written, or "": asked before the work, not after it."""
+    folder = picture.absolute().parent
+    if not folder.is_dir():
+        return f"there is no folder {folder.name}"
+    if picture.is_dir():
+        return "it is a folder"
+    return "" if os.access(folder, os.W_OK) else f"no permission to write into {folder.name}"
+
+
 def plot(path: Path, title: str, curve: list[Epoch]) -> None:
     """Loss and held-out accuracy over the epochs, as a PNG: the whole file, or nothing."""
     from matplotlib.figure import Figure
@@ -115,9 +126,8 @@ def plot(path: Path, title: str, curve: list[Epoch]) -> None:
 @click.option("--seed", type=click.IntRange(0, 2**31), default=0, help="Weights, split and order.")
 @click.option("--plot", "picture", type=click.Path(path_type=Path), help="Save the curve as PNG.")
 def main(epochs: int, seed: int, picture: Path | None, **choices: str) -> None:
-    # Before the work: a folder that is not there cannot take the picture after it.
-    if picture and (picture.is_dir() or not picture.absolute().parent.is_dir()):
-        raise click.BadParameter(f"cannot write {picture}: no such folder", param_hint="--plot")
+    if picture and (reason := refused(picture)):
+        raise click.BadParameter(f"cannot write {picture}: {reason}", param_hint="--plot")
     torch.set_num_threads(1)  # tensors as small as these gain nothing from more
     torch.manual_seed(seed)
     net = ResNet(BasicBlock, (1, 1), 10, in_channels=1, width=16, **choices)

@@ -78,8 +78,8 @@ def test_choices(tmp_path):
     [
         (("--pool", "median"), "'median' is not one of"),
         (("--epochs", "0"), "0 is not in the range"),
-        (("--plot", "none/curve.png"), "cannot write none/curve.png: no such folder"),
-        (("--plot", "."), "cannot write ."),
+        (("--plot", "none/curve.png"), "cannot write none/curve.png: there is no folder none"),
+        (("--plot", "."), "cannot write .: it is a folder"),
     ],
 )
 def test_bad_options(options, words, tmp_path):
