@@ -366,7 +366,8 @@ void forward_runs(const T* x, const Result<F, T>& result, const Window& w, int64
     rows = (rows + 1) / 2;
   const int64_t strips = (w.h.out + rows - 1) / rows;
   rows = (w.h.out + strips - 1) / strips;
-  const int64_t cost = 4 * rows * w.w.out * chunk;
+  const int64_t cells = std::min(w.taps(), w.cells());
+  const int64_t cost = rows * w.w.out * chunk * std::clamp<int64_t>(cells, 4, 1 << 12);
   parallel(planes * w.d.out * strips * channel_parts, cost, [&](int64_t item, int64_t stop) {
     RunPool<F, T> pool(x, result, w, run);
     for (; item < stop; ++item) {

@@ -180,6 +180,32 @@ template <class R, bool Sub, int U, int K, class C, class D>
   for (int u = 0; u < U; ++u) store_as<D, V>(to + u * N, finish(total[u] + slice[u]));
 }
 
+// The same for one row of many cells, each longer than U vectors: a few cells at a time, all of
+// each, so that memory is read as it lies. `sums` has room for a cell and a vector.
+template <class R, class C, class D>
+void sum_long_window(const C* cells, int64_t taps, int64_t width, int64_t step,
+                     typename R::Value* sums, D* to, const Finish<typename R::Value>& finish) {
+  using V = typename R::Value;
+  constexpr int64_t N = kLanes<V>, kCells = 8;
+  for (int64_t t = 0; t < taps; t += kCells) {
+    const C* const from = cells + t * step;
+    const int64_t n = std::min(kCells, taps - t);
+    for (int64_t v = 0; v < width; v += N) {
+      const int64_t at = std::min(v, width - N);  // the last vector has cells of the one before
+      Vec<V> sum = t > 0 ? load(sums + v) : Vec<V>{};
+      if (n == kCells) {
+        POOLKIT_UNROLL
+        for (int64_t k = 0; k < kCells; ++k) sum += summand<R>(load_as<V>(from + k * step + at));
+      } else {
+        for (int64_t k = 0; k < n; ++k) sum += summand<R>(load_as<V>(from + k * step + at));
+      }
+      store(sums + v, sum);
+    }
+  }
+  for (int64_t v = 0; v < width; v += N)
+    store_as<D, V>(to + std::min(v, width - N), finish(load(sums + v) + Vec<V>{}));
+}
+
 // One output row of windows of cells that are `width` values wide, at least U vectors. Cells are
 // `pitch` values apart, a window's taps `step`, outputs `to_pitch` and their taps `taps_pitch`.
 // Sub: the cells bring taps of their own, or are sums. All values of one output come before the
@@ -194,6 +220,13 @@ void reduce_row(const CellRow<R, C>* rows, int64_t count, const std::vector<Colu
     const Column& c = columns[size_t(i)];
     const int64_t some = c.taps > 0 ? count : 0;  // sums alone: padding is zeros
     [[maybe_unused]] const auto last = finish(i);
+    if constexpr (R::kSums && !Sub)
+      if (some == 1 && c.taps >= 64 && width > kStep) {
+        Buffer<typename R::Value> sums(width + kStep);
+        sum_long_window<R>(rows[0].cells + c.cell * pitch, c.taps, width, step, sums.get(), to,
+                           last);
+        continue;
+      }
     const auto all = [&]<int K>() {
       for (int64_t at = 0; at < width; at += kStep) {
         at = std::min(at, width - kStep);  // the last step overlaps the one before

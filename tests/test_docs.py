@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from html import escape
 from pathlib import Path
 from typing import get_args
 
@@ -100,6 +101,8 @@ def sought(block):
             return f"<td>{block.rows[-1][0]}</td>"
         case report.Snippet():
             return f"```text\n{block.output}\n```"
+        case report.ReadNext():
+            return f"<li>{escape(block.items[-1][0])}</li>"
 
 
 def test_lesson_knows_every_kind_of_block(site):

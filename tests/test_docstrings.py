@@ -5,15 +5,17 @@ import re
 
 import pytest
 
+import poolkit.cost
 import poolkit.functional
 import poolkit.models
 import poolkit.nn
+import poolkit.shift
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 PUBLIC = [
     pytest.param(getattr(module, name), id=f"{module.__name__}.{name}")
-    for module in (poolkit.functional, poolkit.models, poolkit.nn)
+    for module in (poolkit.cost, poolkit.functional, poolkit.models, poolkit.nn, poolkit.shift)
     for name in module.__all__
 ]
 

@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 QUICK = bool(os.environ.get("POOLKIT_DOCS_QUICK"))
 
 # The modules of the API reference.
-API = ("functional", "nn", "models")  # and cost, shift, cam, once they are there
+API = ("functional", "nn", "models", "cost", "shift", "cam")
 
 NAVIGATION = [
     {"Home": "index.md"},

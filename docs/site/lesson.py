@@ -13,6 +13,7 @@ from poolkit.demo.report import (
     Heading,
     Lang,
     Prose,
+    ReadNext,
     Snippet,
     Table,
     progress_bar,
@@ -79,6 +80,17 @@ def _snippet(block: Snippet, language: Lang) -> str:
     return f"{code}\n\n{PAGE[language].prints}:\n\n{printed}"
 
 
+def _read_next(block: ReadNext, language: Lang) -> str:
+    # All sections are on the page.
+    items = (
+        "<li>"
+        + (escape(label) if href is None else f'<a href="{href}">{escape(label)}</a>')
+        + "</li>"
+        for label, href in block.items
+    )
+    return f'### {PAGE[language].read_next}\n\n<ul markdown="0">{"".join(items)}</ul>'
+
+
 def _table(table: Table, _: Lang) -> str:
     def row(cells: list[str], tag: str) -> str:
         shown = (
@@ -101,5 +113,6 @@ MARKDOWN: dict[type, Callable[..., str]] = {
     Figure: _figure,
     Table: _table,
     Snippet: _snippet,
+    ReadNext: _read_next,
 }
 """What becomes of each kind of block."""

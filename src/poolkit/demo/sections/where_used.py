@@ -9,7 +9,7 @@ from poolkit.models import Step
 
 from ..draw_paths import Mark, Row, paths
 from ..networks import LARGER, NETWORKS, SIDE, Read, read
-from ..report import Context, Formula, Heading, Lang, Prose, Section, Table, run_snippet
+from ..report import Context, Formula, Heading, Lang, Prose, ReadNext, Section, Table, run_snippet
 
 SLUG = "where-used"
 
@@ -28,6 +28,27 @@ FORMULA = Markup(
     '<math display="block"><mi>o</mi><mo>=</mo><mrow><mo>⌊</mo><mfrac><mrow><mi>n</mi><mo>+</mo>'
     "<mn>2</mn><mi>p</mi><mo>−</mo><mi>k</mi></mrow><mi>s</mi></mfrac><mo>⌋</mo></mrow><mo>+</mo>"
     "<mn>1</mn></math>"
+)
+
+
+PAPERS = (
+    (
+        "Krizhevsky, “One weird trick for parallelizing convolutional neural networks”, 2014, "
+        "arXiv:1404.5997 (AlexNet)"
+    ),
+    (
+        "Simonyan and Zisserman, “Very Deep Convolutional Networks for Large-Scale Image "
+        "Recognition”, 2014, arXiv:1409.1556 (VGG)"
+    ),
+    "He et al., “Deep Residual Learning for Image Recognition”, 2015, arXiv:1512.03385 (ResNet)",
+    (
+        "He et al., “Bag of Tricks for Image Classification with Convolutional Neural Networks”, "
+        "2018, arXiv:1812.01187 (ResNet-D)"
+    ),
+    (
+        "He et al., “Spatial Pyramid Pooling in Deep Convolutional Networks for Visual "
+        "Recognition”, 2014, arXiv:1406.4729"
+    ),
 )
 
 
@@ -59,8 +80,8 @@ class Text:
     stages_title: str
     stages_header: tuple[str, ...]
     stages_note: Markup
-    further: str
-    further_words: Markup
+    own: Markup
+    read_next: tuple[tuple[str, str | None], ...]
 
 
 TEXT: dict[Lang, Text] = {
@@ -155,14 +176,13 @@ TEXT: dict[Lang, Text] = {
             "it, → between layers one after the other. Sizes are C×H×W. Parameters are those of "
             "the layers named, share is their share of the network’s."
         ),
-        further="Read next",
-        further_words=Markup(
-            "Krizhevsky 2014 (arXiv:1404.5997), AlexNet in one tower. Simonyan and Zisserman 2014 "
-            "(arXiv:1409.1556), VGG. Lin 2013 (arXiv:1312.4400), the global average. Springenberg "
-            "2014 (arXiv:1412.6806), convolutions instead of pools. He 2015 (arXiv:1512.03385) and "
-            "2018 (arXiv:1812.01187), ResNet and its variant D. He 2014 (arXiv:1406.4729), "
-            "pyramids of pools. Then give <code>downsampling_path</code> a network of yours, and "
+        own=Markup(
+            "Give <code>downsampling_path</code> a network of yours, and "
             "<code>examples/train_digits.py</code> other pools, stems and heads."
+        ),
+        read_next=(
+            ("Global average pooling", "#global-average"),
+            ("Strided convolution against pooling", "#strided-convolution"),
         ),
     ),
     "ko": Text(
@@ -257,14 +277,13 @@ TEXT: dict[Lang, Text] = {
             "레이어를 뜻합니다. 크기는 C×H×W입니다. 파라미터는 적힌 레이어의 것이고, 비율은 모델 "
             "전체에서 차지하는 비율입니다."
         ),
-        further="더 읽을거리",
-        further_words=Markup(
-            "Krizhevsky 2014(arXiv:1404.5997)는 AlexNet, Simonyan과 Zisserman "
-            "2014(arXiv:1409.1556)는 VGG, Lin 2013(arXiv:1312.4400)은 GAP, Springenberg "
-            "2014(arXiv:1412.6806)는 Pooling을 대체하는 convolution, He 2015(arXiv:1512.03385)와 "
-            "2018(arXiv:1812.01187)은 ResNet과 ResNet-D, He 2014(arXiv:1406.4729)는 Pooling "
-            "피라미드를 다룹니다. 그다음에는 여러분의 모델을 <code>downsampling_path</code>에 "
-            "넣어 보고, <code>examples/train_digits.py</code>에서 pool, stem, head를 바꿔 보세요."
+        own=Markup(
+            "여러분의 모델을 <code>downsampling_path</code>에 넣어 보고, "
+            "<code>examples/train_digits.py</code>에서 pool, stem, head를 바꿔 보세요."
+        ),
+        read_next=(
+            ("Global Average Pooling", "#global-average"),
+            ("Stride Convolution vs Pooling", "#strided-convolution"),
         ),
     ),
 }
@@ -312,9 +331,9 @@ def build(context: Context) -> Section:
             Heading(text.stages),
             _stages(text, networks),
             Prose(text.stages_note, "note"),
+            Prose(text.own),
             run_snippet(SNIPPET),
-            Heading(text.further),
-            Prose(text.further_words),
+            ReadNext([*text.read_next, *((paper, None) for paper in PAPERS)]),
         ],
     )
 
