@@ -44,38 +44,46 @@ def window_example(x: torch.Tensor, k: int, mean: torch.Tensor, maximum: torch.T
             for column in range(small):
                 hue = colour(theme, row, column)
                 at = (left + column, lift + row)
-                _cell(axes, theme, at, float(values[row, column]), hue, filled)
+                cell(axes, theme, at, float(values[row, column]), hue, filled)
                 _frame(axes, at, 1, hue)
 
     def drawer(theme: Theme) -> Figure:
         figure = Figure(figsize=(9.6, 9.6 * (side + 0.3) / (width + 0.3)), dpi=DPI)
         figure.set_facecolor(theme.card)
-        axes = _bare(figure.add_axes((0, 0, 1, 1)))
+        axes = bare(figure.add_axes((0, 0, 1, 1)))
         axes.set_xlim(-0.15, width + 0.15)
         axes.set_ylim(side + 0.15, -0.15)
         start = small + gap
         output(axes, theme, mean, 0, False)
-        _arrow(axes, theme, start - 0.25, small + 0.25, side / 2, "mean")
+        arrow(axes, theme, start - 0.25, small + 0.25, side / 2, "mean")
         for row in range(side):
             for column in range(side):
                 value = float(x[row, column])
                 won = value == float(maximum[row // k, column // k])
                 hue = colour(theme, row // k, column // k)
-                _cell(axes, theme, (start + column, row), value, hue, won)
+                cell(axes, theme, (start + column, row), value, hue, won)
         for row in range(small):
             for column in range(small):
                 _frame(axes, (start + column * k, row * k), k, colour(theme, row, column))
-        _arrow(axes, theme, start + side + 0.25, start + side + gap - 0.25, side / 2, "max")
+        arrow(axes, theme, start + side + 0.25, start + side + gap - 0.25, side / 2, "max")
         output(axes, theme, maximum, start + side + gap, True)
         return figure
 
     return drawer
 
 
-def _cell(
-    axes: Axes, theme: Theme, at: tuple[float, float], value: float, hue: str, filled: bool
+def cell(
+    axes: Axes,
+    theme: Theme,
+    at: tuple[float, float],
+    value: float,
+    hue: str,
+    filled: bool,
+    shade: float = 0.0,
 ) -> None:
-    face = mpl.colors.to_rgba(hue, 1.0 if filled else theme.tint)
+    """One number in its square: filled, or tinted, from 0 to 1 more strongly with ``shade``."""
+    tint = theme.tint + (0.55 - theme.tint) * shade
+    face = mpl.colors.to_rgba(hue, 1.0 if filled else tint)
     axes.add_patch(Rectangle(at, 1, 1, facecolor=face, edgecolor=theme.card, linewidth=1.5))
     axes.text(
         at[0] + 0.5,
@@ -103,7 +111,7 @@ def _frame(axes: Axes, at: tuple[float, float], size: int, hue: str) -> None:
     )
 
 
-def _arrow(axes: Axes, theme: Theme, tail: float, head: float, y: float, name: str) -> None:
+def arrow(axes: Axes, theme: Theme, tail: float, head: float, y: float, name: str) -> None:
     axes.annotate(
         "",
         xy=(head, y),
@@ -120,7 +128,7 @@ def _arrow(axes: Axes, theme: Theme, tail: float, head: float, y: float, name: s
     )
 
 
-def _bare(axes: Axes) -> Axes:
+def bare(axes: Axes) -> Axes:
     axes.set_axis_off()
     return axes
 
@@ -204,7 +212,7 @@ def _image(figure: Figure, pixels: Pixels, left: int, top: int) -> None:
     high, wide = pixels.shape[:2]
     width, height = (figure.get_size_inches() * PIXEL_DPI).round()
     place = (left / width, 1 - (top + high) / height, wide / width, high / height)
-    _bare(figure.add_axes(place)).imshow(pixels, interpolation="none", aspect="auto")
+    bare(figure.add_axes(place)).imshow(pixels, interpolation="none", aspect="auto")
 
 
 def _scale(
