@@ -8,7 +8,16 @@ import sys
 from collections.abc import Callable
 
 from ..report import Context, Lang, Section
-from . import adaptive, cost, max_and_average, moves, speed_and_memory, where_used
+from . import (
+    adaptive,
+    cost,
+    global_average,
+    max_and_average,
+    moves,
+    speed_and_memory,
+    strided_convolution,
+    where_used,
+)
 
 Builder = Callable[[Context], Section]
 
@@ -16,6 +25,8 @@ BUILDERS: dict[str, Builder] = {
     "cost": cost.build,
     "moves": moves.build,
     "max-and-average": max_and_average.build,
+    "global-average": global_average.build,
+    "strided-convolution": strided_convolution.build,
     "adaptive": adaptive.build,
     "speed-and-memory": speed_and_memory.build,
     "where-used": where_used.build,
