@@ -84,7 +84,7 @@ WIDTH = 8
 HIDDEN = 256
 TRAIN = 100  # of the 200 images
 WRONG = (0.0, 0.2)  # shares of the training labels turned into the other one
-STEPS = 120
+STEPS = 100
 
 
 def trunk() -> stock.Sequential:

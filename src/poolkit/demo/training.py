@@ -142,7 +142,7 @@ def _fit(
     steps: int,
     augment: Augment | None,
 ) -> None:
-    optimiser = torch.optim.AdamW(model.parameters(), lr=RATE)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=RATE, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, total_steps=steps)
     weights = 1.0 / images.labels.bincount()[images.labels].float()
     for _ in range(steps):

@@ -159,9 +159,10 @@ TEXT: dict[Lang, Text] = {
         maps_setting=Markup(
             "{networks} GAP networks are trained on {train} of the 200 images (LFW), and as many "
             "more that also get backgrounds from {photographs} photographs without a face, "
-            "{rounds} times joined by the cuts that they just took for faces. None has seen this "
-            "photograph. The white box comes from scikit-image's own face detector, which shares "
-            "nothing with these networks."
+            "{rounds} times joined by the cuts that they just took for faces. All see local "
+            "contrast only: each pixel minus the mean around it, over the standard deviation "
+            "around it, by average pooling. None was trained on this photograph. The white box "
+            "comes from scikit-image's own face detector, which shares nothing with these networks."
         ),
         maps_caption=Markup(
             "The photograph with its box, and the class activation maps over it, means of "
@@ -199,8 +200,9 @@ TEXT: dict[Lang, Text] = {
             "Share: positive part of the averaged map inside the box (rows {rows}, columns "
             "{columns}). Peak inside: in how many single networks the largest value is in the box. "
             "The training faces fill 25 pixels; the second column is how large this one is. One "
-            "photograph is an illustration, no benchmark: the sizes were picked so that the face "
-            "is about as large as in training, and all of them are shown."
+            "photograph is an illustration, no benchmark, and not quite held out: no network was "
+            "trained on it, but the recipe (local contrast, backgrounds, sizes) was chosen by "
+            "looking at it."
         ),
         claims="The text's four advantages",
         claims_title="Claims and evidence",
@@ -232,8 +234,8 @@ TEXT: dict[Lang, Text] = {
         example_title="채널 두 개, 숫자 두 개",
         example_header=("채널", "합", "칸 수", "평균"),
         shapes=Markup(
-            "배치 전체도 마찬가지입니다. <code>{before}</code>가 <code>{after}</code>가 됩니다. "
-            "이미지마다, 채널마다 숫자 하나만 남아 분류 헤드로 바로 이어집니다."
+            "배치 전체도 마찬가지입니다. <code>{before}</code> 특징 맵이 <code>{after}</code>로 "
+            "줄어듭니다. 이미지마다, 채널마다 숫자 하나만 남아 분류 헤드로 바로 이어집니다."
         ),
         any_size="입력 크기 자유",
         sizes_title="여러 크기의 이미지를 다섯 번 절반으로 줄여 두 헤드에 넣으면",
@@ -312,11 +314,11 @@ TEXT: dict[Lang, Text] = {
             "사진에서 얼굴이 <i>어디에</i> 있는지 말할 수 있습니다. 사진 크기는 자유입니다."
         ),
         maps_setting=Markup(
-            "GAP 네트워크 {networks}개는 200장 중 {train}장(LFW)으로만 학습하고, 다른 같은 수의 "
+            "GAP 네트워크 {networks}개는 200장 중 {train}장(LFW)으로만 학습하고, 같은 수의 다른 "
             "네트워크는 얼굴이 없는 사진 {photographs}장의 배경도 함께 배웁니다. 배경을 얼굴로 "
-            "잘못 본 조각은 {rounds}번에 걸쳐 다시 학습에 넣습니다. 아래 사진은 어느 네트워크도 "
-            "보지 못했습니다. 흰 상자는 이 네트워크들과 무관한 scikit-image의 얼굴 검출기가 찾은 "
-            "것입니다."
+            "잘못 본 조각은 {rounds}번에 걸쳐 다시 학습에 넣습니다. 모두 주변과의 명암 차이만 "
+            "보며, 이 정규화에도 Average Pooling을 씁니다. 아래 사진으로 학습한 네트워크는 "
+            "없습니다. 흰 상자는 이 네트워크들과 무관한 scikit-image의 얼굴 검출기가 찾은 것입니다."
         ),
         maps_caption=Markup(
             "원본과 얼굴 상자, 그리고 사진을 세 가지 크기로 줄여 얻은 class activation "
@@ -351,8 +353,9 @@ TEXT: dict[Lang, Text] = {
         maps_note=Markup(
             "비율은 평균 맵의 양수 부분 중 상자(행 {rows}, 열 {columns}) 안에 있는 몫입니다. "
             "최댓값은 네트워크마다 따로 세었습니다. 학습한 얼굴은 25픽셀을 채우며, 둘째 열은 이 "
-            "사진의 얼굴 크기입니다. 사진 한 장은 예시일 뿐 벤치마크가 아닙니다. 얼굴이 학습 때와 "
-            "비슷한 크기가 되도록 사진 크기를 골랐고, 고른 크기는 모두 실었습니다."
+            "사진의 얼굴 크기입니다. 사진 한 장은 예시일 뿐 벤치마크가 아니며, 완전한 held-out도 "
+            "아닙니다. 이 사진으로 학습한 네트워크는 없지만 학습 방법(명암 정규화, 배경, 사진 "
+            "크기)은 이 사진을 보면서 골랐습니다."
         ),
         claims="본문이 말한 네 가지 장점",
         claims_title="주장과 근거",
