@@ -363,6 +363,9 @@ def test_the_words_follow_the_map():
     assert global_average.lights_up(found(inside), found(outside))
     assert not global_average.lights_up(found(outside), found(outside))
     assert not global_average.lights_up(found(inside), found(inside))
+    mostly = outside.clone()  # most of it in the box, but not its peak
+    mostly[:2, :2] = 0.9
+    assert not global_average.lights_up(found(mostly), found(outside))
 
 
 def test_frames_stay_inside_the_picture():
