@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+import poolkit.cam
 import poolkit.cost
 import poolkit.functional
 import poolkit.models
@@ -15,7 +16,14 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 PUBLIC = [
     pytest.param(getattr(module, name), id=f"{module.__name__}.{name}")
-    for module in (poolkit.cost, poolkit.functional, poolkit.models, poolkit.nn, poolkit.shift)
+    for module in (
+        poolkit.cam,
+        poolkit.cost,
+        poolkit.functional,
+        poolkit.models,
+        poolkit.nn,
+        poolkit.shift,
+    )
     for name in module.__all__
 ]
 

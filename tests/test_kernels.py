@@ -310,11 +310,11 @@ def test_averages_do_not_depend_on_the_batch(rank, layout):
 
 @pytest.mark.parametrize("dtype", [*FLOATS, torch.int8, torch.int16, torch.int64])
 @pytest.mark.parametrize("kernel", [3, 17])  # offsets of one byte, and of two
-@pytest.mark.parametrize("planes", [2, 70])
-def test_padding_never_wins_over_the_least_value(dtype, kernel, planes):
+@pytest.mark.parametrize(("planes", "width"), [(2, 21), (70, 21), (2, 130)])
+def test_padding_never_wins_over_the_least_value(dtype, kernel, planes, width):
     """A window of nothing but the least value names its first cell, not the padding before it."""
     least = -math.inf if dtype.is_floating_point else torch.iinfo(dtype).min
-    x = torch.full((1, planes, 20, 21), least, dtype=dtype)
+    x = torch.full((1, planes, 20, width), least, dtype=dtype)
     x[..., 13, 14] = 1
     for stride in (1, 2):
         w = window.fixed("t", 2, x.shape, kernel, stride, kernel // 2, 1, False, True)

@@ -12,7 +12,7 @@ import poolkit.functional as F
 from .. import faces, heads
 from ..charts import Bar, Dots, channels_to_numbers, dots, framed, glowing, log_bars
 from ..draw import Panel, blocks, panels
-from ..report import Context, Figure, Formula, Heading, Prose, Section, Table, run_snippet
+from ..report import Context, Figure, Formula, Heading, Prose, ReadNext, Section, Table, run_snippet
 from ..training import Interval, percent, photograph
 from .global_average_text import TEXT, Text
 
@@ -130,7 +130,7 @@ def build(context: Context) -> Section:
             Heading(text.claims),
             _claims(text, fc, gap, fits, bootstrapped),
             run_snippet(SNIPPET),
-            Prose(text.read_next, "note"),
+            ReadNext(text.read_next),
         ],
     )
 

@@ -6,6 +6,17 @@ from markupsafe import Markup
 
 from ..report import Lang
 
+PAPERS = (
+    ("Lin, Chen and Yan, “Network in Network”, 2013, arXiv:1312.4400", None),
+    (
+        (
+            "Zhou et al., “Learning Deep Features for Discriminative Localization”, 2016, "
+            "arXiv:1512.04150 (poolkit.cam)"
+        ),
+        None,
+    ),
+)
+
 
 @dataclass(frozen=True)
 class Text:
@@ -56,7 +67,7 @@ class Text:
     claims_title: str
     claims_header: tuple[str, ...]
     claims_rows: tuple[tuple[str, str], ...]
-    read_next: Markup
+    read_next: tuple[tuple[str, str | None], ...]
 
 
 TEXT: dict[Lang, Text] = {
@@ -213,10 +224,10 @@ TEXT: dict[Lang, Text] = {
             ("Less over-fitting", "with wrong labels, held-out: {} (GAP / FC)"),
             ("Interpretable", "{} of the map in the face's box"),
         ),
-        read_next=Markup(
-            "Read next: Lin, Chen and Yan, “Network in Network” (2013), where GAP comes from; Zhou "
-            "et al., “Learning Deep Features for Discriminative Localization” (2016); and "
-            "<code>help(poolkit.cam.class_activation_map)</code>."
+        read_next=(
+            ("Strided convolution against pooling", "#strided-convolution"),
+            ("Adaptive pooling", "#adaptive"),
+            *PAPERS,
         ),
     ),
     "ko": Text(
@@ -366,10 +377,10 @@ TEXT: dict[Lang, Text] = {
             ("과적합 방지", "틀린 라벨로 학습한 뒤 평가 정확도 {} (GAP / FC)"),
             ("해석 가능", "맵의 {}가 얼굴 상자 안에"),
         ),
-        read_next=Markup(
-            "더 읽을거리: GAP을 제안한 Lin, Chen, Yan의 “Network in Network”(2013), Zhou et al.의 "
-            "“Learning Deep Features for Discriminative Localization”(2016), 그리고 "
-            "<code>help(poolkit.cam.class_activation_map)</code>."
+        read_next=(
+            ("Stride Convolution vs Pooling", "#strided-convolution"),
+            ("Adaptive Pooling", "#adaptive"),
+            *PAPERS,
         ),
     ),
 }

@@ -8,7 +8,18 @@ from markupsafe import Markup
 from .. import downsampling
 from ..charts import Costs, Dots, cost_bars, dots
 from ..downsampling import CONTESTANTS, INPUT, STACKS, TRAIN, Cost
-from ..report import Context, Figure, Formula, Heading, Lang, Prose, Section, Table, run_snippet
+from ..report import (
+    Context,
+    Figure,
+    Formula,
+    Heading,
+    Lang,
+    Prose,
+    ReadNext,
+    Section,
+    Table,
+    run_snippet,
+)
 from ..training import Interval, percent
 
 SLUG = "strided-convolution"
@@ -42,6 +53,24 @@ COUNT = Markup(
 )
 
 
+PAPERS = (
+    (
+        (
+            "Springenberg et al., “Striving for Simplicity: The All Convolutional Net”, 2014, "
+            "arXiv:1412.6806"
+        ),
+        None,
+    ),
+    (
+        (
+            "He et al., “Bag of Tricks for Image Classification with Convolutional Neural "
+            "Networks”, 2018, arXiv:1812.01187 (ResNet-D)"
+        ),
+        None,
+    ),
+)
+
+
 @dataclass(frozen=True)
 class Text:
     title: str
@@ -70,7 +99,7 @@ class Text:
     advice_worse: Markup
     advice_open: Markup
     advice_note: Markup
-    read_next: Markup
+    read_next: tuple[tuple[str, str | None], ...]
 
 
 TEXT: dict[Lang, Text] = {
@@ -182,9 +211,10 @@ TEXT: dict[Lang, Text] = {
             "cover the draws of images and initial weights, and the held-out halves overlap. Not "
             "shown: anything about large networks and long trainings."
         ),
-        read_next=Markup(
-            "Read next: Springenberg et al., “Striving for Simplicity: The All Convolutional Net” "
-            "(2015); He et al., “Bag of Tricks for Image Classification” (2018), for ResNet-D."
+        read_next=(
+            ("Adaptive pooling", "#adaptive"),
+            ("Where it is used", "#where-used"),
+            *PAPERS,
         ),
     ),
     "ko": Text(
@@ -294,9 +324,10 @@ TEXT: dict[Lang, Text] = {
             "한 가지뿐입니다. 신뢰구간은 이미지와 초기 가중치의 추첨에 대한 것이고 평가 이미지는 "
             "서로 겹칩니다. 큰 네트워크와 긴 학습에 대해서는 알 수 없습니다."
         ),
-        read_next=Markup(
-            "더 읽을거리: Springenberg et al., “Striving for Simplicity: The All Convolutional "
-            "Net”(2015), ResNet-D를 다룬 He et al., “Bag of Tricks for Image Classification”(2018)."
+        read_next=(
+            ("Adaptive Pooling", "#adaptive"),
+            ("어디서 쓰이나", "#where-used"),
+            *PAPERS,
         ),
     ),
 }
@@ -336,7 +367,7 @@ def build(context: Context) -> Section:
             *_contest(context, text, results, len(seeds)),
             Prose(text.advice_note, "note"),
             run_snippet(SNIPPET),
-            Prose(text.read_next, "note"),
+            ReadNext(text.read_next),
         ],
     )
 
