@@ -65,7 +65,7 @@ Vec<V> splat(V v) {
 
 template <class V>
 [[gnu::always_inline]] inline Vec<V> square_root(const Vec<V>& v) {
-  constexpr bool kFloat = std::is_same_v<V, float>;
+  [[maybe_unused]] constexpr bool kFloat = std::is_same_v<V, float>;
 #if defined(__AVX512F__)
   if constexpr (kFloat)
     return Vec<V>(_mm512_maskz_sqrt_ps(0xffff, __m512(v)));
