@@ -156,11 +156,12 @@ class DirectPool {
       rows_[size_t(k)].v += step, rows_[size_t(k)].at = lane(rows_[size_t(k)].at, step);
     return true;
   }
-  // False if the next rows are not read where they lie, or these are not.
+  // False if the next rows are not read where they lie, or these are not: copies lie elsewhere.
   bool move_on_cells(int64_t step) {
     if (count_ == 0) return true;
-    const T *const first = rows_[0].cells, *const last = rows_[size_t(count_ - 1)].cells + step;
-    if (first < x_ + w_.w.before || first >= end_ || end_ - last < reach_) return false;
+    const T *const first = rows_[0].cells, *const last = rows_[size_t(count_ - 1)].cells;
+    const auto copied = [&](const T* cells) { return cells < x_ || cells >= end_; };
+    if (copied(first) || copied(last) || end_ - last < step + reach_) return false;
     for (int64_t k = 0; k < count_; ++k) rows_[size_t(k)].cells += step;
     return true;
   }
