@@ -137,7 +137,11 @@ def save_png(image: torch.Tensor, path: str | os.PathLike[str]) -> None:
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     """Let ``write`` fill a temporary file beside ``path``, then move it there in one step."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    except OSError as error:
+        error.filename = str(path)  # the file that the user knows
+        raise
     os.close(handle)
     temporary = Path(name)
     try:
