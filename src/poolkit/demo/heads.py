@@ -127,6 +127,7 @@ def overfitting(seeds: Iterable[int], steps: int = STEPS) -> dict[tuple[str, flo
                 generator = seeded(seed)
                 kept, held_out = split(images, TRAIN, generator)
                 kept = with_wrong_labels(kept, share, generator)
+                # (mypy does not infer a lambda that keeps the head in a default.)
                 model = new(lambda head=head: stock.Sequential(trunk(), head()), generator)  # type: ignore[misc]
                 fit(model, kept, generator, steps)
                 result = (accuracy(model, kept), accuracy(model, held_out))

@@ -50,7 +50,7 @@ class _Block(nn.Module):
     relu: nn.Module
 
     def branch(self, input: Tensor) -> Tensor:
-        """What is added to the shortcut."""
+        """What is added to the shortcut: each kind of block has its own."""
         raise NotImplementedError
 
     def forward(self, input: Tensor) -> Tensor:
