@@ -54,7 +54,7 @@ format: .venv/ready ## reformat Python and C++ in place
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(wildcard csrc/*)
 
-bench: .venv/installed .venv/models ## measure against the other libraries and the limit of memory
+bench: .venv/installed .venv/peers ## measure against the other libraries and the limit of memory
 	$(BIN)/python -m benchmarks $(ARGS)
 
 docs: .venv/installed .venv/site ## regenerate the generated pages of docs/; build the site, build/site
@@ -83,10 +83,11 @@ clean: ## remove everything that make made
 # ---- From nothing to an installed wheel ---------------------------------------------------------
 
 # Dates decide what is done again: .venv/ready, build/wheel/built, .venv/installed.
-.venv/ready: constraints.txt | check-python check-compiler
+.venv/ready: constraints.txt benchmarks/models.txt | check-python check-compiler
 	$(PYTHON) -m venv .venv
 	sed '/^# Documentation site/,$$d' constraints.txt > .venv/constraints.txt
 	$(PIP) install -q -r .venv/constraints.txt
+	$(PIP) install -q --no-deps -r benchmarks/models.txt
 	@touch $@
 
 build/wheel/built: $(SOURCES) .venv/ready | check-compiler
@@ -103,9 +104,8 @@ INSTALL_SECTION = sed -n '/^\# $(1)/,/^$$/p' constraints.txt > $@.txt && $(PIP) 
 	@touch $@
 
 # Only the benchmark needs other libraries: hundreds of megabytes.
-.venv/models: benchmarks/models.txt .venv/ready
+.venv/peers: .venv/ready
 	$(call INSTALL_SECTION,Peers of the benchmark)
-	$(PIP) install -q --no-deps -r benchmarks/models.txt
 	@touch $@
 
 .venv/installed: build/wheel/built
