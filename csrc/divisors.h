@@ -29,6 +29,7 @@ class Divisors {
   // whole window, as torch does it; with a divisor of its own (1) none is.
   explicit Divisors(const Window& w, Root root = kNone)
       : w_(w), root_(root), taps_(V(w.divisor ? 1 : w.taps())) {
+    factor_ = factor();
     if (w.w.out > kMost) return;
     columns_.assign(size_t(w.w.out + kLanes<V>), V(1));
     for (int64_t i = 0; i < w.w.out; ++i) columns_[size_t(i)] = V(column(i));
@@ -73,6 +74,9 @@ class Divisors {
     return row * (columns_.empty() ? V(column(i)) : columns_[size_t(i)]);
   }
   Vec<V> quotients(const Vec<V>& sums, V divisor) const { return divide(sums, splat(divisor)); }
+  [[gnu::always_inline]] Vec<V> quotients(const Vec<V>& sums, const Vec<V>& divisors) const {
+    return divide(sums, divisors);
+  }
 
   // Divides the sums of outputs [begin, end) of row (d, h): `width` of each, at least a vector,
   // those of the next output `cell` further on.
@@ -96,6 +100,7 @@ class Divisors {
  private:
   [[gnu::always_inline]] Vec<V> divide(const Vec<V>& sums, const Vec<V>& divisor) const {
     if constexpr (std::is_floating_point_v<V>) {
+      if (factor_ != V(0)) return sums * splat(factor_);
       return root_ == kNorm ? square_root<V>(sums / (divisor / taps_)) : sums / divisor;
     } else {
       Vec<V> result{};
@@ -104,6 +109,18 @@ class Divisors {
       return result;
     }
   }
+  // 1 / d if every sum is divided by the same power of two, d: then that is a multiplication, to
+  // the bit. Else 0.
+  V factor() const {
+    const auto whole = [](const Axis& a) {
+      return !a.adaptive() && a.inner_begin() == 0 && a.inner_end() == a.out;
+    };
+    const bool common = w_.divisor || (whole(w_.d) && whole(w_.h) && whole(w_.w));
+    if (!std::is_floating_point_v<V> || root_ != kNone || !common || w_.outputs() == 0) return 0;
+    const int64_t divisor = (*this)(0, 0, 0);
+    const bool power = 0 < divisor && divisor <= 1 << 20 && (divisor & (divisor - 1)) == 0;
+    return power ? V(1) / V(divisor) : V(0);
+  }
   int64_t count(const Axis& axis, int64_t i) const {
     return w_.include_pad ? axis.padded_taps(i) : axis.last(i) - axis.first(i);
   }
@@ -111,7 +128,8 @@ class Divisors {
   static constexpr int64_t kMost = 1 << 16;
   const Window& w_;
   const Root root_;
-  const V taps_;            // of a window that is not clipped
+  const V taps_;  // of a window that is not clipped
+  V factor_;
   std::vector<V> columns_;  // the counts of all columns, if they are not too many
 };
 

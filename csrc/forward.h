@@ -16,6 +16,7 @@
 #include <optional>
 
 #include "direct.h"
+#include "strips.h"
 
 namespace poolkit {
 
@@ -172,6 +173,40 @@ void forward_direct(const T* x, const Result<F, T>& result, const Window& w, int
         if (!full) full.emplace(x, planes, w, 1);
         (*full)(b);
         store_rows<F>(*full, b, result, w, 1);
+      }
+    }
+  });
+}
+
+template <class F, class T>
+void forward_strips(const T* x, const Result<F, T>& result, const Window& w, int64_t planes) {
+  constexpr int64_t kBytes = 24 << 10;
+  // Neighbouring strips find the rows in cache.
+  const int64_t group = in_pairs<typename F::V>(w) ? 2 : 1, groups = (planes + group - 1) / group;
+  int64_t rows = kBytes / (w.h.stride * w.w.size * int64_t(sizeof(T)));
+  rows = std::clamp<int64_t>(rows, std::min<int64_t>(8, w.h.out), w.h.out);
+  const int64_t threads = torch::stable::get_num_threads();
+  while (rows > 8 && groups * ((w.h.out + rows - 1) / rows) < 4 * threads) rows = (rows + 1) / 2;
+  const int64_t parts = (w.h.out + rows - 1) / rows;
+  rows = (w.h.out + parts - 1) / parts;
+  const int64_t cost = group * rows * (w.w.out + kLanes<typename F::V>)*w.w.kernel / 2;
+  parallel(groups * parts, cost, [&](int64_t item, int64_t stop) {
+    StripPool<F, T> strips(x, planes, w, result);
+    std::optional<RowPool<T, typename F::Full, true>> full;
+    for (; item < stop; ++item) {
+      const int64_t plane = item / parts * group, h0 = item % parts * rows;
+      const Block b{plane, std::min(group, planes - plane), 0, 1,
+                    h0,    std::min(w.h.out, h0 + rows),    0, w.w.out};
+      // (The parts of a plane are as many as there are rows for.)
+      if (strips(b, item + 1 == stop)) continue;
+      if constexpr (F::kMayFail) {
+        if (!full) full.emplace(x, planes, w, 1);
+        // (Rows of a pair do not lie together.)
+        for (Block one = b; one.plane < b.plane + b.planes; ++one.plane) {
+          one.planes = 1;
+          (*full)(one);
+          store_rows<F>(*full, one, result, w, 1);
+        }
       }
     }
   });
@@ -470,6 +505,12 @@ void forward(const T* x, const Result<F, T>& result, const Window& w, int64_t pl
   constexpr bool kRuns = !F::Plain::kSquares;
   if constexpr (F::Plain::kSums && kRuns)
     if (run == 1 && w.is_one_row()) return forward_global<F>(x, result, w, planes);
+  if constexpr (kHasStrips<F>)
+    if (run == 1 && suits_strips<typename F::V>(w)) {
+      Window slices = w;  // an axis without windows of its own only makes more planes
+      slices.d = Axis{};
+      return forward_strips<F>(x, result, slices, planes * w.d.size);
+    }
   if constexpr (kHasDirect<F>)
     if (run == 1 && suits_direct<typename F::V>(w)) return forward_direct<F>(x, result, w, planes);
   const bool unnumbered = F::Plain::kOffsets && w.packed_taps() > INT32_MAX;

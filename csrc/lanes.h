@@ -69,6 +69,8 @@ template <class R, bool Exact, class LV>
                                         const Vec<typename R::Value>& v, const LV& tap) {
   if constexpr (R::kSums) {
     best += v;
+  } else if constexpr (!Exact && !R::kOffsets) {
+    best = greater<typename R::Value>(v, best);
   } else {
     auto wins = v > best;
     if constexpr (Exact) wins |= v != v;

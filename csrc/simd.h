@@ -2,7 +2,8 @@
 // them: the only place that knows how wide those are.
 //
 // The compilers' vector types are used: the same source makes AVX-512, AVX2, SSE2 and NEON code.
-// Intrinsics serve roots and the comparison of byte offsets, here, and float16, in convert.h.
+// Intrinsics serve where compilers miss the one instruction: maxima, roots, masks and the
+// comparison of byte offsets, here, and float16, in convert.h.
 #pragma once
 
 #if defined(__AVX2__)
@@ -83,6 +84,24 @@ template <class V>
 #endif
 }
 
+// a > b ? a : b. (Of that expression compilers make a comparison and a selection.)
+template <class V>
+[[gnu::always_inline]] inline Vec<V> greater(const Vec<V>& a, const Vec<V>& b) {
+#if defined(__AVX512BW__)
+  if constexpr (std::is_same_v<V, float>)
+    return Vec<V>(_mm512_maskz_max_ps(0xffff, __m512(a), __m512(b)));
+  if constexpr (std::is_same_v<V, int16_t>) return Vec<V>(_mm512_max_epi16(__m512i(a), __m512i(b)));
+  if constexpr (std::is_same_v<V, uint8_t>) return Vec<V>(_mm512_max_epu8(__m512i(a), __m512i(b)));
+  if constexpr (std::is_same_v<V, int8_t>) return Vec<V>(_mm512_max_epi8(__m512i(a), __m512i(b)));
+#elif defined(__AVX2__)
+  if constexpr (std::is_same_v<V, float>) return Vec<V>(_mm256_max_ps(__m256(a), __m256(b)));
+  if constexpr (std::is_same_v<V, int16_t>) return Vec<V>(_mm256_max_epi16(__m256i(a), __m256i(b)));
+  if constexpr (std::is_same_v<V, uint8_t>) return Vec<V>(_mm256_max_epu8(__m256i(a), __m256i(b)));
+  if constexpr (std::is_same_v<V, int8_t>) return Vec<V>(_mm256_max_epi8(__m256i(a), __m256i(b)));
+#endif
+  return a > b ? a : b;
+}
+
 // Whether any lane is set.
 template <class M>
 bool any(const M& mask) {
@@ -91,6 +110,39 @@ bool any(const M& mask) {
   for (uint64_t word : words) all |= word;
   return all != 0;
 }
+
+// What was seen while cells were read: it is looked at when a block is done.
+template <class V>
+class Watch {
+ public:
+  using Lanes = decltype(Vec<V>{} != Vec<V>{});
+
+  // Whether a or b is NaN.
+  [[gnu::always_inline]] void unordered(const Vec<V>& a, const Vec<V>& b) {
+#if defined(__AVX512F__)
+    if constexpr (std::is_same_v<V, float>) {
+      bits_ |= _mm512_cmp_ps_mask(__m512(a), __m512(b), _CMP_UNORD_Q);
+      return;
+    }
+#endif
+    if constexpr (std::is_floating_point_v<V>) lanes_ |= (a != a) | (b != b);
+  }
+  [[gnu::always_inline]] void equal(const Vec<V>& a, const Vec<V>& b) {
+#if defined(__AVX512F__)
+    if constexpr (std::is_same_v<V, float>) {
+      bits_ |= _mm512_cmp_ps_mask(__m512(a), __m512(b), _CMP_EQ_OQ);
+      return;
+    }
+#endif
+    lanes_ |= a == b;
+  }
+  Lanes& lanes() { return lanes_; }
+  bool any() const { return bits_ != 0 || poolkit::any(lanes_); }
+
+ private:
+  uint16_t bits_ = 0;
+  Lanes lanes_{};
+};
 
 // ---- where offsets name a tap ----
 
@@ -162,6 +214,24 @@ template <class V, int... J>
 template <class V>
 [[gnu::always_inline]] inline Vec<V> interleaved(const Vec<V>& a, const Vec<V>& b, int half) {
   return interleaved<V>(a, b, half, std::make_integer_sequence<int, kLanes<V>>());
+}
+
+// The first half of a, then that of b.
+template <class V, int... J>
+[[gnu::always_inline]] inline Vec<V> first_halves(const Vec<V>& a, const Vec<V>& b,
+                                                  std::integer_sequence<int, J...>) {
+  constexpr int n = kLanes<V>;
+#ifdef __clang__
+  return __builtin_shufflevector(a, b, (J < n / 2 ? J : J + n / 2)...);
+#else
+  using E = std::make_signed_t<Unsigned<sizeof(V)>>;
+  return __builtin_shuffle(a, b, Vec<E>{E(J < n / 2 ? J : J + n / 2)...});
+#endif
+}
+
+template <class V>
+[[gnu::always_inline]] inline Vec<V> first_halves(const Vec<V>& a, const Vec<V>& b) {
+  return first_halves<V>(a, b, std::make_integer_sequence<int, kLanes<V>>());
 }
 
 // ---- transposition ----

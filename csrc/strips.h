@@ -1,0 +1,320 @@
+// Strips: the forward scheme for the windows of networks, 2/2, 3/1 and 3/2, over contiguous planes.
+//
+// clang-format off
+//   row 0   a b c d e f ...   N neighbouring windows along the row: with stride 1 the vectors that
+//   row 1   g h i j k l ...   begin one cell apart, with stride 2 the even and the odd cells of two
+//   row 2   m n o p q r ...   vectors; what they give for a row stays in a register,
+//           y y y y y y       and K such rows make N outputs
+// clang-format on
+//
+// A strip is N columns of outputs, all the way down a block of rows: every row of it is read from
+// memory once, reduced along itself, kept in a register for the windows that share it, and never
+// copied. What a loop must know of edges is settled once for a strip (masks of padding along the
+// row) and at its two ends (rows above and below the plane). The last strip of a row overlaps the
+// one before. A row shorter than a vector is one strip: what its vector spills is written again by
+// the next row. Of rows at most half as long, two planes share a vector.
+//
+// Cells are watched for NaN while they are read, and results for the least value there is, which
+// padding could have given; where something special is met, rows.h does the block again.
+#pragma once
+
+#include "result.h"
+#include "rows.h"
+
+namespace poolkit {
+
+// The kernel and the stride that both axes have.
+constexpr bool has_strips(int64_t kernel, int64_t stride) {
+  return (kernel == 2 && stride == 2) || (kernel == 3 && (stride == 1 || stride == 2));
+}
+
+template <class F>
+constexpr bool kHasStrips = !std::is_same_v<typename F::Offset, LargeOffset> &&
+                            (std::is_same_v<typename F::V, float> || sizeof(typename F::V) <= 2);
+
+// Where vectors are much longer than rows, planes as lanes do better.
+template <class V>
+bool suits_strips(const Window& w) {
+  const Axis &a = w.w, &h = w.h;
+  if (a.adaptive() || h.adaptive() || !w.d.identity()) return false;
+  if (!has_strips(a.kernel, a.stride) || h.kernel != a.kernel || h.stride != a.stride) return false;
+  const auto plain = [](const Axis& axis) {
+    return axis.dilation == 1 && std::max(axis.before, axis.after) < axis.kernel;
+  };
+  return plain(a) && plain(h) && 3 * a.out >= kLanes<V>;
+}
+
+// Whether two planes share a vector: their rows are at most half as long.
+template <class V>
+bool in_pairs(const Window& w) {
+  return 2 * w.w.out <= kLanes<V>;
+}
+
+template <class F, class T>
+class StripPool {
+  using R = typename F::Plain;
+  using V = typename R::Value;
+  using L = typename R::Lane;
+  using LV = typename LaneVector<L>::type;
+  using Mask = std::make_signed_t<Unsigned<sizeof(V)>>;
+  static constexpr int N = kLanes<V>;
+
+ public:
+  StripPool(const T* x, int64_t planes, const Window& w, const Result<F, T>& result)
+      : x_(x), end_(x + planes * w.cells()), w_(w), result_(result), pairs_(in_pairs<V>(w)) {
+    const Axis& a = w.w;
+    const int64_t width = pairs_ ? N / 2 : N;
+    for (int64_t first = 0; first < a.out; first += N) {
+      Strip strip{a.out < N ? 0 : std::min(first, a.out - N), false, {}, {}};
+      for (int64_t t = 0; t < a.kernel; ++t)
+        for (int64_t k = 0; k < N; ++k) {
+          const int64_t output = strip.first + k % width, cell = a.start(output) + t;
+          const bool real = (0 <= cell && cell < a.size) || output >= a.out;
+          strip.edge |= !real;
+          strip.real[t * N + k] = Mask(real ? -1 : 0);
+        }
+      if constexpr (R::kSums)
+        if (result.divisors)
+          for (int64_t k = 0; k < N; ++k)
+            strip.divisors[k] =
+                V(result.divisors->column(std::min(a.out - 1, strip.first + k % width)));
+      strips_.push_back(strip);
+    }
+    if constexpr (R::kSums)
+      for (int64_t h = 0; result.divisors && h < w.h.out; ++h)
+        row_divisors_.push_back(V(result.divisors->row(0, h)));
+    reach_ = strips_.back().first * a.stride - a.before + a.stride * N + a.kernel;
+    padded_ = w.h.inner_begin() > 0 || w.h.inner_end() < w.h.out;
+    for (const Strip& strip : strips_) padded_ |= strip.edge;
+    std::fill_n(none_, kNone, R::kSums ? T{} : lowest<T>());
+  }
+
+  // The rows [h0, h1) of a plane, or of a pair. What lies behind them in a plane may be written
+  // too, unless they are `last`: it is written later. False if something special was met.
+  bool operator()(const Block& b, bool last) {
+    special_ = Watch<V>{};
+    if (w_.w.kernel == 2)
+      pool<2, 2>(b, last);
+    else
+      w_.w.stride == 1 ? pool<3, 1>(b, last) : pool<3, 2>(b, last);
+    return R::kSums || !special_.any();
+  }
+
+ private:
+  struct Strip {
+    int64_t first;  // output
+    bool edge;      // whether any of its windows holds padding along the row
+    Mask real[3 * N];
+    V divisors[N];  // of its columns, if sums are divided
+  };
+  // N windows of one row.
+  struct Part {
+    Vec<V> v;
+    LV at;
+  };
+  // Where the cells of a block are, of two planes or of one, and where its outputs go.
+  struct Place {
+    const T* cells[2];
+    int64_t to[2], room[2];
+  };
+
+  template <int K, int S>
+  void pool(const Block& b, bool last) {
+    const Axis &a = w_.w, &h = w_.h;
+    constexpr int64_t kAnywhere = int64_t(1) << 60;
+    Place place;
+    for (int64_t p = 0; p < 2; ++p) {
+      const int64_t plane = b.plane + std::min(p, b.planes - 1);
+      place.cells[p] = find_rows(plane, b, copies_[p]) - a.before;
+      place.to[p] = (plane * h.out + b.h0) * a.out;
+      // Behind the first plane of a pair lies the second.
+      const bool ends = last || (p == 0 && b.planes == 2 && b.h1 == h.out);
+      place.room[p] = ends ? (b.h1 - b.h0) * a.out : kAnywhere;
+    }
+    for (const Strip& strip : strips_) {
+      if (pairs_)
+        down<K, S, true, true>(place, b, strip);
+      else
+        strip.edge ? down<K, S, true, false>(place, b, strip)
+                   : down<K, S, false, false>(place, b, strip);
+    }
+  }
+
+  // The plane, if all that is read of it lies in the tensor, or a copy of the block's rows.
+  const T* find_rows(int64_t number, const Block& b, Buffer<T>& buffer) {
+    const Axis &a = w_.w, &h = w_.h;
+    const int64_t low = std::clamp<int64_t>(h.start(b.h0), 0, h.size);
+    const int64_t high = std::clamp<int64_t>(h.start(b.h1 - 1) + h.kernel, low, h.size);
+    const T* const plane = x_ + number * w_.cells();
+    const T *const from = plane + low * a.size, *const to = plane + (high - 1) * a.size;
+    if (from - x_ >= a.before && end_ - to >= reach_) return plane;
+    const int64_t n = (high - low) * a.size, room = a.before + n + std::max(reach_, a.size);
+    T* const copy = buffer.reserve(room);
+    std::fill_n(copy, room, T{});
+    std::copy_n(from, n, copy + a.before);
+    return copy + a.before - low * a.size;
+  }
+
+  // One strip of the rows of a block.
+  template <int K, int S, bool Edge, bool Pair>
+  void down(const Place& place, const Block& b, const Strip& strip) {
+    const Axis &a = w_.w, &h = w_.h;
+    const int64_t line = a.size;
+    const T* const first = place.cells[0] + strip.first * S;
+    const T* const second = Pair ? place.cells[1] : first + N;
+    Watch<V> special = special_;
+    // Rows above and below the plane are read from a row of cells that never count.
+    const T* const none = none_;
+    const auto rows_in = uint64_t(h.size);
+    const auto row = [&](int64_t r) __attribute__((always_inline)) {
+      const bool real = uint64_t(r) < rows_in;
+      return along<K, S, Edge, Pair>(real ? first + r * line : none,
+                                     real ? second + r * line : none, strip.real, special);
+    };
+    Output<Pair> out(*this, place, strip);
+    [[maybe_unused]] const bool padded = Edge || padded_;
+    [[maybe_unused]] const auto divisors = divisors_of<R>(result_);
+    [[maybe_unused]] const V* const row_divisors = row_divisors_.data();
+    int64_t r = h.start(b.h0);
+    Part rows[K];
+    POOLKIT_UNROLL
+    for (int t = 0; t < K - S; ++t) rows[t] = row(r + t);
+    for (int64_t oh = b.h0; oh < b.h1; ++oh, r += S) {
+      POOLKIT_UNROLL
+      for (int t = K - S; t < K; ++t) rows[t] = row(r + t);
+      Part all = joined<K>(rows);
+      if constexpr (R::kSums)
+        if (divisors)
+          all.v = divisors->quotients(all.v, splat(row_divisors[oh]) * load(strip.divisors));
+      if constexpr (R::kOffsets)
+        if (padded) special.equal(all.v, splat(convert<V>(lowest<T>())));
+      out.put(all);
+      POOLKIT_UNROLL
+      for (int t = 0; t < K - S; ++t) rows[t] = rows[t + S];
+    }
+    special_ = special;
+  }
+
+  static constexpr V nothing() {
+    if constexpr (R::kSums)
+      return V{};
+    else
+      return lowest<V>();
+  }
+
+  // A row, reduced along itself. The second half of the outputs, or with stride 2 of the cells, is
+  // at q.
+  template <int K, int S, bool Edge, bool Pair>
+  [[gnu::always_inline]] static Part along(const T* p, const T* q, const Mask* real,
+                                           Watch<V>& special) {
+    Vec<V> v[K];
+    if constexpr (S == 1) {
+      POOLKIT_UNROLL
+      for (int t = 0; t < K; ++t) {
+        v[t] = get(p + t, special);
+        if constexpr (Pair) v[t] = first_halves<V>(v[t], get(q + t, special));
+      }
+    } else {
+      const Vec<V> low = get(p, special), high = get(q, special);
+      v[0] = every_second<V>(low, high, 0), v[1] = every_second<V>(low, high, 1);
+      if constexpr (K == 3) v[2] = every_second<V>(get(p + 2, special), get(q + 2, special), 0);
+    }
+    if constexpr (Edge) {
+      POOLKIT_UNROLL
+      for (int t = 0; t < K; ++t) {
+        const Vec<Mask> mask = load(real + t * N);
+        v[t] = Vec<V>((Vec<Mask>(v[t]) & mask) | (Vec<Mask>(splat(nothing())) & ~mask));
+      }
+    }
+    if constexpr (!R::kSums && std::is_same_v<T, V>) {
+      special.unordered(v[0], v[1]);
+      if constexpr (K == 3) special.unordered(v[2], v[2]);
+    }
+    Part best{v[0], {}};
+    POOLKIT_UNROLL
+    for (int t = 1; t < K; ++t) {
+      LV tap{};
+      if constexpr (R::kOffsets) tap = splat(L(t));
+      meet<R, false>(best.v, best.at, v[t], tap);
+    }
+    return best;
+  }
+
+  [[gnu::always_inline]] static Vec<V> get(const T* p, Watch<V>& special) {
+    if constexpr (R::kSums)
+      return summand<R>(load_as<V>(p));
+    else if constexpr (std::is_same_v<T, V>)
+      return load(p);
+    else
+      return read<V>(p, special.lanes());
+  }
+
+  // Row after row joins.
+  template <int K>
+  [[gnu::always_inline]] static Part joined(const Part (&rows)[K]) {
+    Part best = rows[0];
+    POOLKIT_UNROLL
+    for (int t = 1; t < K; ++t) {
+      LV tap = rows[t].at;
+      if constexpr (R::kOffsets) tap += splat(L(t * K));
+      meet<R, false>(best.v, best.at, rows[t].v, tap);
+    }
+    if constexpr (R::kSums) best.v += Vec<V>{};  // -0 becomes +0, as if sums began with 0
+    return best;
+  }
+
+  // The rows of outputs, one after the other.
+  template <bool Pair>
+  class Output {
+   public:
+    Output(const StripPool& pool, const Place& place, const Strip& strip)
+        : y_(pool.result_.y),
+          offsets_(static_cast<uint8_t*>(pool.result_.offsets.data)),
+          line_(pool.w_.w.out) {
+      for (int p = 0; p < 1 + Pair; ++p)
+        to_[p] = place.to[p] + strip.first, room_[p] = place.room[p] - strip.first;
+    }
+
+    [[gnu::always_inline]] void put(const Part& part) {
+      put_values(y_, part.v, [](T* to, const Vec<V>& all) { write<T, V>(to, all); });
+      if constexpr (R::kOffsets)
+        put_values(offsets_, part.at,
+                   [](uint8_t* to, const Vec<L>& all) { store_as<uint8_t, L>(to, all); });
+      for (int p = 0; p < 1 + Pair; ++p) to_[p] += line_, room_[p] -= line_;
+    }
+
+   private:
+    template <class D, class W, class Store>
+    [[gnu::always_inline]] void put_values(D* to, const W& v, const Store& store) const {
+      constexpr int64_t kSome = Pair ? N / 2 : N;
+      if (!Pair && room_[0] >= N) return store(to + to_[0], v);
+      D some[N];
+      store(some, v);
+      for (int p = 0; p < 1 + Pair; ++p)
+        if (room_[p] >= kSome)
+          std::copy_n(some + p * kSome, kSome, to + to_[p]);
+        else
+          std::copy_n(some + p * kSome, room_[p], to + to_[p]);
+    }
+
+    T* const y_;
+    uint8_t* const offsets_;
+    const int64_t line_;
+    int64_t to_[2], room_[2];
+  };
+
+  const T *const x_, *const end_;
+  const Window& w_;
+  const Result<F, T>& result_;
+  const bool pairs_;
+  std::vector<Strip> strips_;
+  std::vector<V> row_divisors_;
+  int64_t reach_;  // so many values are read from the first of a row on
+  bool padded_;    // whether any window holds padding
+  Watch<V> special_{};
+  static constexpr int kNone = 2 * N + 4;
+  T none_[kNone];
+  Buffer<T> copies_[2];
+};
+
+}  // namespace poolkit
