@@ -259,6 +259,41 @@ def test_long_rows(stride, values, dtype):
             check_norms(w, x, False, sample(tuple(values_.shape), dtype))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.uint8])
+@pytest.mark.parametrize(("kernel", "stride"), [(2, 2), (3, 1), (3, 2)])
+def test_strips(kernel, stride, dtype):
+    """Rows of every length around a register and half of one, in pairs of planes, and in parts."""
+    rng = random.Random(f"{kernel} {stride} {dtype}")
+    taken = 0
+    for out in (*range(1, 20), 31, 32, 33, 34, 63, 64, 65, 97):
+        planes, height = rng.choice((1, 2, 3, 4, 7)), rng.choice((1, 2, 5, 8, 9, 30, 900))
+        pads = [(rng.randint(0, kernel - 1), rng.randint(0, kernel - 1)) for _ in range(2)]
+        width = (out - 1) * stride + kernel - sum(pads[1])
+        height, width = max(height, kernel - sum(pads[0])), max(width, 1)
+        values = rng.choice(("normal", "relu", "zeros", "special"))
+        if values == "special" and not dtype.is_floating_point:
+            values = "extreme"
+        shape = (planes, height, width) if rng.random() < 0.8 else (2, planes, 1, height, width)
+        x = sample(shape if len(shape) > 3 else (1, *shape), dtype, values, out)
+        rank = x.dim() - 2
+        pads = ((0, 0), *pads)[-rank:]
+        kernels, strides = (1, kernel, kernel)[-rank:], (1, stride, stride)[-rank:]
+        try:
+            w = window.fixed("t", rank, x.shape, kernels, strides, tuple(pads), 1,
+                             rng.random() < 0.5, True, rng.random() < 0.5)  # fmt: skip
+        except ArgumentError:
+            continue
+        taken += 1
+        expected_values, expected_offsets = reference.max_pool(x, w)
+        values_, offsets = native.max_pool_offsets(x, w.packed)
+        assert_bit_equal(native.max_pool(x, w.packed), expected_values, f"values of {w}")
+        assert_bit_equal(values_, expected_values, f"values beside offsets of {w}")
+        assert_bit_equal(offsets.long(), expected_offsets.long(), f"offsets of {w}")
+        if dtype.is_floating_point:
+            assert_average_close(native.avg_pool(x, w.packed), x, w)
+    assert taken > 15
+
+
 def test_tampered_offsets_stay_inside():
     """Offsets of any value lead to wrong numbers at worst."""
     shape = (2, 3, 9, 9)
