@@ -1,12 +1,12 @@
 // The forward kernel of every operator: cuts the work into blocks, and picks the scheme.
 //
 // - Cells of many channels (channels-last) fill registers as they are: lanes.h.
-// - Long rows of small windows are read where they lie: direct.h.
+// - The windows of networks, 2/2, 3/1 and 3/2, go down contiguous planes in strips: strips.h.
+// - Long rows of other small windows are read where they lie: direct.h.
 // - Other long rows, and large windows, are staged first: rows.h.
-// - Small planes are turned into lanes: lanes.h. So are channels that are too few to fill a
-// register.
-//   And all adaptive windows that do not divide the input: they lie at no fixed distance from their
-//   outputs.
+// - Other small planes are turned into lanes: lanes.h. So are channels that are too few to fill a
+//   register, and all adaptive windows that do not divide the input: they lie at no fixed distance
+//   from their outputs.
 // - A window that is a long run of cells by itself, as in global pooling, is reduced by itself.
 //
 // A block is done by the plain rule, and where its input turns out to need it again by the full
@@ -506,7 +506,7 @@ void forward(const T* x, const Result<F, T>& result, const Window& w, int64_t pl
   if constexpr (F::Plain::kSums && kRuns)
     if (run == 1 && w.is_one_row()) return forward_global<F>(x, result, w, planes);
   if constexpr (kHasStrips<F>)
-    if (run == 1 && suits_strips<typename F::V>(w)) {
+    if (run == 1 && suits_strips<F>(w)) {
       Window slices = w;  // an axis without windows of its own only makes more planes
       slices.d = Axis{};
       return forward_strips<F>(x, result, slices, planes * w.d.size);

@@ -142,8 +142,9 @@ struct Finish {
 
 // The same for sums: rows are added up along themselves, then down the slice, then the slices, as
 // rows.h does, so that a sum does not depend on the scheme. It begins with 0: -0 becomes +0. Cells
-// of type C and sums stored as D are converted on the way. Sub: the cells are sums already.
-template <class R, bool Sub, int U, int K, class C, class D>
+// of type C and sums stored as D are converted on the way. Sub: the cells are sums already. Square:
+// there are K rows too, of one slice.
+template <class R, bool Sub, int U, int K, bool Square, class C, class D>
 [[gnu::always_inline]] inline void sum_window(const CellRow<R, C>* rows, int64_t count,
                                               const Column& c, int64_t first, int64_t step, D* to,
                                               const Finish<typename R::Value>& finish) {
@@ -154,29 +155,32 @@ template <class R, bool Sub, int U, int K, class C, class D>
     return summand<std::conditional_t<Sub, Sum<V>, R>>(load_as<V>(p));
   };
   Vec<V> total[U] = {}, slice[U] = {};
-  for (int64_t r = 0; r < count; ++r) {
+  const auto add_row = [&](int64_t r, bool opens) {
     const C* const p = rows[r].cells + first;
     Vec<V> row[U];
     POOLKIT_UNROLL
     for (int u = 0; u < U; ++u) row[u] = get(p + u * N);
+    const auto add_cell = [&](int64_t t) {
+      POOLKIT_UNROLL
+      for (int u = 0; u < U; ++u) row[u] += get(p + t * step + u * N);
+    };
     if constexpr (K > 0) {
       POOLKIT_UNROLL
-      for (int t = 1; t < K; ++t) {
-        POOLKIT_UNROLL
-        for (int u = 0; u < U; ++u) row[u] += get(p + t * step + u * N);
-      }
+      for (int t = 1; t < K; ++t) add_cell(t);
     } else {
-      for (int64_t t = 1; t < taps; ++t) {
-        POOLKIT_UNROLL
-        for (int u = 0; u < U; ++u) row[u] += get(p + t * step + u * N);
-      }
+      for (int64_t t = 1; t < taps; ++t) add_cell(t);
     }
-    const bool opens = rows[r].opens;
     POOLKIT_UNROLL
     for (int u = 0; u < U; ++u) {
       if (opens) total[u] += slice[u];
       slice[u] = opens ? row[u] : slice[u] + row[u];
     }
+  };
+  if constexpr (Square) {
+    POOLKIT_UNROLL
+    for (int r = 0; r < K; ++r) add_row(r, r == 0);
+  } else {
+    for (int64_t r = 0; r < count; ++r) add_row(r, rows[r].opens);
   }
   POOLKIT_UNROLL
   for (int u = 0; u < U; ++u) store_as<D, V>(to + u * N, finish(total[u] + slice[u]));
@@ -229,12 +233,12 @@ void reduce_row(const CellRow<R, C>* rows, int64_t count, const std::vector<Colu
                            last);
         continue;
       }
-    const auto all = [&]<int K>() {
+    const auto all = [&]<int K, bool Square = false>() {
       for (int64_t at = 0; at < width; at += kStep) {
         at = std::min(at, width - kStep);  // the last step overlaps the one before
         const int64_t first = c.cell * pitch + at;
         if constexpr (R::kSums)
-          sum_window<R, Sub, U, K>(rows, some, c, first, step, to + at, last);
+          sum_window<R, Sub, U, K, Square>(rows, some, c, first, step, to + at, last);
         else
           reduce_window<R, Exact, Sub, U, K>(rows, some, c, first, step, to + at,
                                              lane(to_taps, at));
@@ -242,6 +246,8 @@ void reduce_row(const CellRow<R, C>* rows, int64_t count, const std::vector<Colu
     };
     if (Sub || c.taps == 1)
       all.template operator()<1>();
+    else if (R::kSums && c.taps == 2 && count == 2 && !rows[1].opens)
+      all.template operator()<2, true>();
     else if (c.taps == 2)
       all.template operator()<2>();
     else if (c.taps == 3)

@@ -234,6 +234,23 @@ template <class V>
   return first_halves<V>(a, b, std::make_integer_sequence<int, kLanes<V>>());
 }
 
+// Every lane takes the value of the next; the last keeps its own.
+template <class V, int... J>
+[[gnu::always_inline]] inline Vec<V> next_lane(const Vec<V>& v, std::integer_sequence<int, J...>) {
+  constexpr int last = kLanes<V> - 1;
+#ifdef __clang__
+  return __builtin_shufflevector(v, v, (J < last ? J + 1 : last)...);
+#else
+  using E = std::make_signed_t<Unsigned<sizeof(V)>>;
+  return __builtin_shuffle(v, Vec<E>{E(J < last ? J + 1 : last)...});
+#endif
+}
+
+template <class V>
+[[gnu::always_inline]] inline Vec<V> next_lane(const Vec<V>& v) {
+  return next_lane<V>(v, std::make_integer_sequence<int, kLanes<V>>());
+}
+
 // ---- transposition ----
 
 // Elements whose number has bit S clear come from the first vector, the others from the second:

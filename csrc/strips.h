@@ -12,7 +12,7 @@
 // copied. What a loop must know of edges is settled once for a strip (masks of padding along the
 // row) and at its two ends (rows above and below the plane). The last strip of a row overlaps the
 // one before. A row shorter than a vector is one strip: what its vector spills is written again by
-// the next row. Of rows at most half as long, two planes share a vector.
+// the next row. Of rows less than half as long, two planes share a vector.
 //
 // Cells are watched for NaN while they are read, and results for the least value there is, which
 // padding could have given; where something special is met, rows.h does the block again.
@@ -33,7 +33,7 @@ constexpr bool kHasStrips = !std::is_same_v<typename F::Offset, LargeOffset> &&
                             (std::is_same_v<typename F::V, float> || sizeof(typename F::V) <= 2);
 
 // Where vectors are much longer than rows, planes as lanes do better.
-template <class V>
+template <class F>
 bool suits_strips(const Window& w) {
   const Axis &a = w.w, &h = w.h;
   if (a.adaptive() || h.adaptive() || !w.d.identity()) return false;
@@ -41,13 +41,15 @@ bool suits_strips(const Window& w) {
   const auto plain = [](const Axis& axis) {
     return axis.dilation == 1 && std::max(axis.before, axis.after) < axis.kernel;
   };
-  return plain(a) && plain(h) && 3 * a.out >= kLanes<V>;
+  // Long rows that share nothing are read as they lie in memory: direct.h.
+  const bool streams = a.kernel == a.stride && a.out >= 96 && !F::Plain::kOffsets;
+  return plain(a) && plain(h) && 3 * a.out >= kLanes<typename F::V> && !streams;
 }
 
-// Whether two planes share a vector: their rows are at most half as long.
+// Whether two planes share a vector: their rows are less than half as long.
 template <class V>
 bool in_pairs(const Window& w) {
-  return 2 * w.w.out <= kLanes<V>;
+  return 2 * w.w.out < kLanes<V>;
 }
 
 template <class F, class T>
@@ -133,7 +135,8 @@ class StripPool {
     }
     for (const Strip& strip : strips_) {
       if (pairs_)
-        down<K, S, true, true>(place, b, strip);
+        strip.edge ? down<K, S, true, true>(place, b, strip)
+                   : down<K, S, false, true>(place, b, strip);
       else
         strip.edge ? down<K, S, true, false>(place, b, strip)
                    : down<K, S, false, false>(place, b, strip);
@@ -217,7 +220,10 @@ class StripPool {
     } else {
       const Vec<V> low = get(p, special), high = get(q, special);
       v[0] = every_second<V>(low, high, 0), v[1] = every_second<V>(low, high, 1);
-      if constexpr (K == 3) v[2] = every_second<V>(get(p + 2, special), get(q + 2, special), 0);
+      if constexpr (K == 3 && Pair)
+        v[2] = next_lane<V>(v[0]);
+      else if constexpr (K == 3)
+        v[2] = every_second<V>(get(p + 2, special), get(q + 2, special), 0);
     }
     if constexpr (Edge) {
       POOLKIT_UNROLL
