@@ -148,7 +148,7 @@ def ours(where: str, x: Tensor, dtypes: frozenset[torch.dtype]) -> bool:
     """
     try:
         if x.dtype in dtypes:
-            if type(x) not in _met:
+            if type(x) is not Tensor and type(x) not in _met:
                 _meet(type(x))
             if x.is_cpu and x.layout is _STRIDED and not x.is_nested:
                 return True
@@ -163,7 +163,7 @@ def ours(where: str, x: Tensor, dtypes: frozenset[torch.dtype]) -> bool:
     return False
 
 
-_met: set[type] = {Tensor, Parameter}
+_met: set[type] = {Parameter}
 
 
 def _meet(cls: type) -> None:

@@ -17,13 +17,17 @@ from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch._prims_common import suggest_memory_format
-from torch.distributed.tensor import DeviceMesh, DTensor, Placement, Replicate, Shard
+
+# Those of torch.distributed cannot be compiled.
+from torch.distributed._functional_collectives import all_to_all_single, wait_tensor
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Placement, Replicate, Shard
 
 from ..errors import ArgumentError
 from ..window import Axis, Piece, Window, holders, is_clipped, pack, piece, unpack
+from . import NATIVE
 
 CELLS, OUTPUTS = "cells", "outputs"
 
@@ -166,7 +170,7 @@ def _pool(name: str, _cls: Any, operator: Any, _types: Any, args: Any, _kwargs: 
     results = operator.overloadpacket(*local, packed)
     if name == "plane_indices" and splits:
         results = _in_whole_plane(results, window, splits)
-    shape = tensors[0].shape
+    shape: tuple[int, ...] = tensors[0].shape
     if form.result == CELLS:
         shape, layout = window.input_shape(shape), _layout(len(shape), channels_last)
     else:
@@ -279,9 +283,7 @@ def _with_halo(name: str, x: DTensor, kind: str, rank: int, splits: list[Split])
     return local
 
 
-def _fetched(
-    x: Tensor, dim: int, kind: str, split: Split, layout: torch.memory_format
-) -> Tensor:
+def _fetched(x: Tensor, dim: int, kind: str, split: Split, layout: torch.memory_format) -> Tensor:
     """``x`` with what this rank computes with along ``dim``: what it needs, and zeros beyond."""
     plan, me = split.plan, split.rank
     own, needed, computed = split.owned(kind), plan.needed[kind][me], split.computed(kind)
@@ -309,19 +311,21 @@ def _cut(x: Tensor, dim: int, held: range, part: range) -> Tensor:
 def _exchange(to_send: list[Tensor], to_come: list[Tensor], group: Any) -> None:
     """Send every rank of ``group`` a tensor, and fill one with what it sends."""
     sent = torch.cat([x.flatten() for x in to_send])
-    came = sent.new_empty(sum(x.numel() for x in to_come))
-    dist.all_to_all_single(  # as bytes: not every backend sends every dtype
-        came.view(torch.uint8),
+    size = sent.element_size()
+    counts = [x.numel() for x in to_come]
+    came = all_to_all_single(  # bytes: not every backend sends every dtype
         sent.view(torch.uint8),
-        [x.nbytes for x in to_come],
-        [x.nbytes for x in to_send],
+        [n * size for n in counts],
+        [x.numel() * size for x in to_send],
         group,
     )
-    for x, values in zip(to_come, came.split([x.numel() for x in to_come]), strict=True):
+    came = wait_tensor(came)  # type: ignore[no-untyped-call]
+    parts = came.view(sent.dtype).split(counts)
+    for x, values in zip(to_come, parts, strict=True):
         x.copy_(values.view(x.shape))
 
 
-for _name in FORMS:
+for _name in FORMS if NATIVE else ():  # without kernels there are no operators
     for _overload in (_name, f"{_name}.text"):
         torch.library.register_torch_dispatch(
             f"poolkit::{_overload}", DTensor, partial(_pool, _name)
