@@ -105,8 +105,26 @@ def draw_window(r, sums):
     return shape, window
 
 
+def assert_exact(shape, window, number, ranks, sums, last=False, seed=0):
+    """Pieces have the bits of the whole, forward and backward, what is not needed being NaN."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(shape, generator=generator)
+    g = torch.randn(window.output_shape(shape), generator=generator)
+    if last:
+        x, g = (t.to(memory_format=torch.channels_last) for t in (x, g))
+    packed, how = pack(window, last), (window, number, ranks)
+    if sums:
+        assert torch.equal(native.avg_pool(x, packed), shared("avg_pool", (x,), *how)), how
+        back, got = native.avg_pool_backward(g, packed), shared("avg_pool_backward", (g,), *how)
+    else:
+        y, offsets = native.max_pool_offsets(x, packed)
+        assert torch.equal(y, shared("max_pool", (x,), *how)), how
+        back = native.scatter(g, offsets, packed)
+        got = shared("scatter", (g, offsets), *how)
+    assert torch.equal(back, got), how
+
+
 def test_pieces_have_the_bits_of_the_whole():
-    """Forward and backward, whatever is not needed being NaN: for any window that is split."""
     r = random.Random(1)
     split = joined = 0
     while split < 400:
@@ -120,25 +138,22 @@ def test_pieces_have_the_bits_of_the_whole():
             joined += 1
             continue
         split += 1
-        generator = torch.Generator().manual_seed(split)
-        x = torch.randn(shape, generator=generator)
-        g = torch.randn(window.output_shape(shape), generator=generator)
         last = r.random() < 0.5 and shape[1] > 1
-        if last:
-            x, g = (t.to(memory_format=torch.channels_last) for t in (x, g))
-        packed, how = pack(window, last), (window, number, r.choice((2, 3, 5)))
-        if sums:
-            y = native.avg_pool(x, packed)
-            assert torch.equal(y, shared("avg_pool", (x,), *how)), how
-            back = native.avg_pool_backward(g, packed)
-            got = shared("avg_pool_backward", (g.nan_to_num(),), *how)
-        else:
-            y, offsets = native.max_pool_offsets(x, packed)
-            assert torch.equal(y, shared("max_pool", (x,), *how)), how
-            back = native.scatter(g, offsets, packed)
-            got = shared("scatter", (g, offsets), *how)
-        assert torch.equal(back, got), how
+        assert_exact(shape, window, number, r.choice((2, 3, 5)), sums, last, split)
     assert joined > 20
+
+
+@pytest.mark.parametrize(
+    ("shape", "kernel", "stride", "dilation"),
+    [
+        ((5, 3, 6, 11), (2, 11), 2, 1),  # each piece is one window: summed in rows all the same
+        ((5, 3, 8, 3), (4, 3), 4, (2, 1)),  # not these, which end in padding that counts
+    ],
+)
+def test_a_piece_that_is_one_window(shape, kernel, stride, dilation):
+    window = fixed("f", 2, shape, kernel, stride, 0, dilation, True, False)
+    assert sharding.splits_exactly(window, window.axes[0], True)
+    assert_exact(shape, window, 0, window.axes[0].out, sums=True)
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 7])
