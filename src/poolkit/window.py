@@ -424,3 +424,56 @@ def spans(axis: Axis) -> list[range]:
         )
         for start in starts
     ]
+
+
+class Piece(NamedTuple):
+    """Some windows of an axis by themselves: as an axis of their own, over a part of the cells."""
+
+    axis: Axis
+    outputs: range
+    cells: range
+
+
+def piece(axis: Axis, outputs: range, cells: range = range(0)) -> Piece:
+    """The windows ``outputs`` of a fixed axis with the taps and divisors that they have there.
+
+    The piece has more windows in front where one of its own cannot come first, and at least one;
+    it has all ``cells``, those in no window too.
+    """
+    size, out, kernel, stride, before, after, dilation = axis
+    # No padding is negative: the first window must not begin behind the first cell, or the last.
+    reach = cells.start if cells else size - 1
+    first = min((reach + before) // stride, outputs.start if outputs else out - 1)
+    stop = outputs.stop if outputs else first + 1
+    start = first * stride - before
+    end = (stop - 1) * stride - before + (kernel - 1) * dilation + 1
+    low = max(start, 0)
+    high = min(max(end, low + 1, cells.stop if cells else 0), size)
+    part = Axis(high - low, stop - first, kernel, stride, low - start, size + after - high,
+                dilation)  # fmt: skip
+    if _is_whole(part) and not _is_whole(axis):
+        # The kernels sum up a plane that is one window in an order of their own. All taps of this
+        # one are real, so a cell more behind them changes no divisor.
+        part = part._replace(after=1)
+    return Piece(part, range(first, stop), range(low, high))
+
+
+def _is_whole(axis: Axis) -> bool:
+    dense = axis.dilation == 1 and not (axis.before or axis.after)
+    return dense and axis.out == 1 and axis.kernel == axis.size
+
+
+def holders(axis: Axis, cells: range) -> range:
+    """The outputs of a fixed axis from the first to the last that may hold one of ``cells``."""
+    if not cells:
+        return range(0)
+    reach = cells.start + axis.before - (axis.kernel - 1) * axis.dilation
+    low = min(max(0, -(-reach // axis.stride)), axis.out)
+    high = min((cells.stop - 1 + axis.before) // axis.stride + 1, axis.out)
+    return range(low, max(low, high))
+
+
+def is_clipped(axis: Axis) -> bool:
+    """Whether a window of a fixed axis has taps that are no real cells."""
+    last = (axis.out - 1) * axis.stride - axis.before + (axis.kernel - 1) * axis.dilation
+    return axis.before > 0 or last >= axis.size

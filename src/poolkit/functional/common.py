@@ -1,6 +1,7 @@
 """What every public function does before it calls an operator: check, and choose who serves."""
 
 import contextlib
+import sys
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
@@ -9,6 +10,7 @@ from torch import Tensor
 from torch._prims_common import suggest_memory_format
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.compiler import is_compiling, is_dynamo_compiling
+from torch.nn import Parameter
 
 from .. import ops
 from .. import window as geometry
@@ -146,6 +148,8 @@ def ours(where: str, x: Tensor, dtypes: frozenset[torch.dtype]) -> bool:
     """
     try:
         if x.dtype in dtypes:
+            if type(x) is not Tensor and type(x) not in _met:
+                _meet(type(x))
             if x.is_cpu and x.layout is _STRIDED and not x.is_nested:
                 return True
             return x.device.type == "meta"
@@ -157,6 +161,17 @@ def ours(where: str, x: Tensor, dtypes: frozenset[torch.dtype]) -> bool:
         names = ", ".join(sorted(str(d).removeprefix("torch.") for d in dtypes))
         raise DtypeError(f"{where}: input must have one of the dtypes {names}, got {x.dtype}")
     return False
+
+
+_met: set[type] = {Parameter}
+
+
+def _meet(cls: type) -> None:
+    """Load the sharding rules when the first DTensor comes: torch's part of them takes seconds."""
+    module = sys.modules.get("torch.distributed.tensor")
+    if module is not None and issubclass(cls, module.DTensor) and ops.NATIVE:
+        from ..ops import sharding  # noqa: F401  registers them
+    _met.add(cls)
 
 
 def _refuse(where: str, name: str, value: object) -> NoReturn:
