@@ -36,8 +36,8 @@ _MAX_IN = {
     torch.int32: torch.float64,
     torch.bool: torch.uint8,
 }
-# The dtype in which it scatters and selects values, where it cannot in their own.
-_SCATTER_IN = {
+# The same for all other operators, which it has for float32, float64, int32 and int64.
+_PLAIN = {
     torch.float16: torch.float32,
     torch.bfloat16: torch.float32,
     torch.int8: torch.int32,
@@ -45,7 +45,6 @@ _SCATTER_IN = {
     torch.int16: torch.int32,
     torch.bool: torch.int32,
 }
-_HALVES = (torch.float16, torch.bfloat16)
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # torch's has no types
@@ -54,9 +53,9 @@ def exporting() -> bool:
     return torch.onnx.is_in_onnx_export()
 
 
-def scatterable(x: Tensor) -> Tensor:
-    """``x`` for what `poolkit.functional` composes of torch's scatter, gather, sort and where."""
-    return x.to(_SCATTER_IN.get(x.dtype, x.dtype)) if exporting() else x
+def plain(x: Tensor) -> Tensor:
+    """``x`` in a dtype that holds its values and that ONNX Runtime computes with."""
+    return x.to(_PLAIN.get(x.dtype, x.dtype))
 
 
 def decompositions() -> dict[Any, Callable[..., Any]]:
@@ -118,7 +117,9 @@ def _is_static(axis: Axis) -> bool:
 
 
 def _is_global(axis: Axis) -> bool:
-    return axis.dilation == 1 and _known(axis.out == 1) and _known(axis.kernel == axis.size)
+    """Whether the one window of the axis is all of it."""
+    whole = _known(axis.out == 1) and _known(axis.kernel == axis.size)
+    return whole and axis.stride != 0 and axis.dilation == 1 and _known(axis.before == 0)
 
 
 def _is_floor(axis: Axis) -> bool:
@@ -233,14 +234,16 @@ def _max_of_cells(x: Tensor, axes: Sequence[Axis]) -> Tensor:
 
 
 def _max_of_cells_indices(x: Tensor, axes: Sequence[Axis]) -> tuple[Tensor, Tensor]:
-    """The maxima and torch's index of each: TopK takes the first of equal values."""
+    """The maxima and torch's index of each, the first of equal ones."""
     first, rank = x.dim() - len(axes), len(axes)
     tables = [_table(axis, None) for axis in axes]
     for i in reversed(range(rank)):
         x = _gathered(x, tables[i], first + i)
     windows = [first + 2 * i for i in range(rank)]
     x = x.permute(*range(first), *windows, *(dim + 1 for dim in windows)).flatten(-rank)
-    values, taps = (t.squeeze(-1) for t in x.topk(1))
+    values, last = x.amax(-1), x.shape[-1] - 1
+    # Not TopK or ArgMax: the one gives some of equal values, the other has no int64.
+    taps = torch.where(x == values.unsqueeze(-1), torch.arange(last + 1), last).amin(-1)
     terms, place = [], 1
     for i in reversed(range(rank)):
         out, kernel = tables[i].shape
@@ -279,7 +282,10 @@ def _counts(axis: Axis, include_pad: bool) -> list[int]:
     return [len(cells) for cells in spans(_counted(axis, include_pad))]
 
 
-def _counts_of_dynamic(axis: Axis, include_pad: bool) -> Tensor:
+def _count_tensor(axis: Axis, include_pad: bool) -> Tensor:
+    """The same of any fixed axis, computed by ONNX if its extent is dynamic."""
+    if _is_static(axis):
+        return torch.tensor(_counts(axis, include_pad))
     axis = _counted(axis, include_pad)
     start = torch.arange(axis.out).unsqueeze(1) * axis.stride - axis.before
     cell = start + torch.arange(axis.kernel) * axis.dilation
@@ -294,6 +300,10 @@ def _along(counts: Tensor, dim: int, like: Tensor) -> Tensor:
 # ---- operators ----------------------------------------------------------------------------------
 
 
+def _spatial(axes: Sequence[Axis]) -> tuple[int, ...]:
+    return tuple(range(-len(axes), 0))
+
+
 def _name(family: str, window: Window) -> str:
     adaptive = "adaptive_" if any(axis.stride == 0 for axis in window.axes) else ""
     return f"{adaptive}{family}{window.rank}d"
@@ -302,17 +312,17 @@ def _name(family: str, window: Window) -> str:
 def _max_pool(x: Tensor, packed: Packed) -> Tensor:
     window = unpack(packed)[0]
     axes = _axes(window)
-    wide = x.to(_MAX_IN.get(x.dtype, x.dtype))
     if all(_is_global(axis) for axis in axes):
-        y = wide.amax(tuple(range(-len(axes), 0)), keepdim=True)
+        y = plain(x).amax(_spatial(axes), keepdim=True)
     elif _have_kernels(axes) and x.dtype is not torch.int64:
+        wide = x.to(_MAX_IN.get(x.dtype, x.dtype))
         fits = _fits(axes)
         y = wide if fits else _padded(wide, axes, _lowest(wide.dtype))
         attributes = {**_geometry(axes, not fits), "dilations": [axis.dilation for axis in axes]}
         y = _pooled("MaxPool", y, axes, attributes)
     else:
         _refuse_dynamic(_name("max_pool", window), axes)
-        y = _max_of_cells(wide, axes)
+        y = _max_of_cells(plain(x), axes)
     return y.to(x.dtype)
 
 
@@ -324,11 +334,11 @@ def _max_pool_offsets(x: Tensor, packed: Packed) -> tuple[Tensor, Tensor]:
     """The maxima and, in place of their offsets, torch's indices: what is made of offsets next."""
     window = unpack(packed)[0]
     axes = _axes(window)
-    wide = x.to(_MAX_IN.get(x.dtype, x.dtype))
     if not _have_kernels(axes) or x.dtype is torch.int64 or not _fits(axes):
         _refuse_dynamic(_name("max_pool", window) + " with indices", axes)
-        values, indices = _max_of_cells_indices(wide, axes)
+        values, indices = _max_of_cells_indices(plain(x), axes)
         return values.to(x.dtype), indices
+    wide = x.to(_MAX_IN.get(x.dtype, x.dtype))
     batched = wide if x.dim() == len(axes) + 2 else wide.unsqueeze(0)
     shape = (*batched.shape[:2], *window.output_size)
     values, indices = torch.onnx.ops.symbolic_multi_out(
@@ -353,11 +363,13 @@ def _plane_indices(offsets: Tensor, packed: Packed) -> Tensor:
 def _avg_pool(x: Tensor, packed: Packed) -> Tensor:
     window = unpack(packed)[0]
     axes = _axes(window)
-    wide = x.to(torch.float32) if x.dtype in _HALVES else x
+    wide = plain(x)
+    mean = wide.is_floating_point() and not window.divisor
+    if mean and all(_is_global(axis) for axis in axes):
+        return wide.mean(_spatial(axes), keepdim=True).to(x.dtype)
     if _is_float_kernel(wide, axes) and all(axis.dilation == 1 for axis in axes):
         return _avg_of_windows(wide, axes, window).to(x.dtype)
     _refuse_dynamic(_name("avg_pool", window), axes)
-    mean = wide.is_floating_point() and not window.divisor
     y = _sum_of_cells(wide, axes, mean)
     divisor = window.divisor or 1
     for dim, axis in enumerate(axes, x.dim() - len(axes)):
@@ -386,9 +398,7 @@ def _avg_of_windows(x: Tensor, axes: Sequence[Axis], window: Window) -> Tensor:
     for dim, axis in enumerate(axes, x.dim() - len(axes)):
         # ONNX has divided by the whole kernel.
         if not _is_whole(axis) if counted else not fits:
-            static = _is_static(axis)
-            counts = torch.tensor(_counts(axis, counted)) if static else _counts_of_dynamic(axis, counted)
-            y = y * (axis.kernel / _along(counts, dim, y))
+            y = y * (axis.kernel / _along(_count_tensor(axis, counted), dim, y))
     return y
 
 
@@ -401,7 +411,7 @@ def _divided(x: Tensor, divisor: Tensor) -> Tensor:
 def _l2_pool(x: Tensor, packed: Packed) -> Tensor:
     window = unpack(packed)[0]
     axes = _axes(window)
-    wide = x.to(torch.float32) if x.dtype in _HALVES else x
+    wide = plain(x)
     absolute = window.divisor != 0
     if _is_float_kernel(wide, axes) and (absolute or all(_is_whole(axis) for axis in axes)):
         fits = _fits(axes)

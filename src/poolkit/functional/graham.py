@@ -29,8 +29,8 @@ def fractional_windows(
     """Per axis, the cells of all windows side by side, ``(N, C, windows * k)``; and the kernel."""
     if onnx.exporting():
         raise ArgumentError(
-            f"ONNX export of {where}: the windows of every plane come from random samples, drawn or "
-            f"given, and ONNX has neither torch's generator nor its rounding of the windows' starts"
+            f"ONNX export of {where}: the windows of every plane come from random samples, drawn "
+            f"or given, and ONNX has neither torch's generator nor its rounding of their starts"
         )
     extents = spatial(where, x.shape, rank)
     kernel = as_ints(where, "kernel_size", kernel_size, rank, 1)

@@ -67,7 +67,9 @@ def _max_unpool(
     layout = suggest_memory_format(x)
     values, index = ops.keep_strides(x).flatten(-rank), indices.flatten(-rank)
     _check_range(where, index, cells)
-    flat = _scatter(where, onnx.scatterable(values), index, cells, duplicates).to(x.dtype)
+    if onnx.exporting():
+        values = onnx.plain(values)
+    flat = _scatter(where, values, index, cells, duplicates).to(x.dtype)
     return flat.view(*flat.shape[:-1], *sizes).contiguous(memory_format=layout)
 
 
