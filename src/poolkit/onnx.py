@@ -244,7 +244,7 @@ def _max_of_cells_indices(x: Tensor, axes: Sequence[Axis]) -> tuple[Tensor, Tens
     values, last = x.amax(-1), x.shape[-1] - 1
     # Not TopK or ArgMax: the one gives some of equal values, the other has no int64.
     taps = torch.where(x == values.unsqueeze(-1), torch.arange(last + 1), last).amin(-1)
-    terms, place = [], 1
+    place, terms = 1, list[Tensor]()
     for i in reversed(range(rank)):
         out, kernel = tables[i].shape
         row = _along(torch.arange(0, out * kernel, kernel), first + i, taps)
