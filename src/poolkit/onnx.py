@@ -264,9 +264,9 @@ def _sum_of_cells(x: Tensor, axes: Sequence[Axis], mean: bool) -> Tensor:
         if mean and _is_global(axis):
             x = x.mean(dim, keepdim=True)
         elif not _is_each(axis):
-            table = _table(axis, axis.size)
-            padding = [0] * (2 * (x.dim() - 1 - dim)) + [0, 1]
-            x = _gathered(F.pad(x, padding), table, dim).sum(dim + 1)
+            if len(set(map(len, spans(axis)))) > 1:
+                x = F.pad(x, [0] * (2 * (x.dim() - 1 - dim)) + [0, 1])
+            x = _gathered(x, _table(axis, axis.size), dim).sum(dim + 1)
     return x
 
 
@@ -349,8 +349,10 @@ def _max_pool_offsets(x: Tensor, packed: Packed) -> tuple[Tensor, Tensor]:
         shapes=(shape, shape),
         version=_OPSET,
     )
-    # ONNX counts through the whole tensor, torch through the plane.
-    indices = indices % math.prod([axis.size for axis in axes])
+    # ONNX counts through the whole tensor, torch through the plane. (torch's exporter takes a
+    # remainder by a tensor, by a symbolic number not.)
+    plane = math.prod([axis.size for axis in axes])
+    indices = indices % torch.scalar_tensor(plane, dtype=torch.int64)
     if batched is not wide:
         values, indices = values.squeeze(0), indices.squeeze(0)
     return values.to(x.dtype), indices
