@@ -326,7 +326,8 @@ def _fixed_axis(
     out = room // stride + 1
     if ceil_mode:
         # Windows that would start in the padding behind the input are dropped, however many.
-        out = min(-(-room // stride) + 1, (size + before - 1) // stride + 1)
+        # (Not by dividing -room: torch's ONNX exporter truncates a quotient of symbolic sizes.)
+        out = min((room + stride - 1) // stride + 1, (size + before - 1) // stride + 1)
     return Axis(size, out, kernel, stride, before, after, dilation)
 
 

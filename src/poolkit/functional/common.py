@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch._prims_common import suggest_memory_format
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.compiler import is_compiling, is_dynamo_compiling
+from torch.compiler import is_compiling
 from torch.nn import Parameter
 
 from .. import ops
@@ -104,7 +104,7 @@ def fixed(
         include_pad = freeze_bool(include_pad)
     key = (where, rank, x.shape, kernel_size, stride, padding, dilation, ceil_mode, needs_cell,
            include_pad, divisor)  # fmt: skip
-    if is_dynamo_compiling():
+    if is_compiling():
         return geometry.fixed(*key)
     try:
         return _windows[key]
@@ -115,7 +115,7 @@ def fixed(
 def adaptive(where: str, rank: int, x: Tensor, output_size: Any, needs_channels: bool) -> Window:
     """The window of adaptive pooling over ``x``, from the cache if it was asked for before."""
     key = (where, rank, x.shape, freeze(output_size), needs_channels)
-    if is_dynamo_compiling():
+    if is_compiling():
         return geometry.adaptive(*key)
     try:
         return _windows[key]

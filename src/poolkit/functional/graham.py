@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import onnx
 from ..errors import ArgumentError
 from ..window import as_ints, is_bool, is_sequence, spatial
 from .common import check_tensor, readable
@@ -26,6 +27,11 @@ def fractional_windows(
     generator: torch.Generator | None,
 ) -> tuple[list[Tensor], tuple[int, ...]]:
     """Per axis, the cells of all windows side by side, ``(N, C, windows * k)``; and the kernel."""
+    if onnx.exporting():
+        raise ArgumentError(
+            f"ONNX export of {where}: the windows of every plane come from random samples, drawn "
+            f"or given, and ONNX has neither torch's generator nor its rounding of their starts"
+        )
     extents = spatial(where, x.shape, rank)
     kernel = as_ints(where, "kernel_size", kernel_size, rank, 1)
     sizes = _output_size(where, rank, extents, output_size, output_ratio)

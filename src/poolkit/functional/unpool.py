@@ -9,7 +9,7 @@ from torch import Tensor
 from torch._prims_common import suggest_memory_format
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
-from .. import ops
+from .. import onnx, ops
 from ..errors import ArgumentError, DtypeError
 from ..window import (
     Ints,
@@ -46,6 +46,11 @@ def _max_unpool(
     duplicates: str,
 ) -> Tensor:
     check_duplicates(where, duplicates)
+    if duplicates == "error" and onnx.exporting():
+        raise ArgumentError(
+            f"ONNX export of {where}: duplicates='error' cannot be, because no operator of ONNX "
+            f"raises an error for what is in a tensor"
+        )
     check_tensor(where, "indices", indices)
     if not ours(where, x, ORDERED):
         beyond = {"padding": not is_symmetric(padding), "duplicates": duplicates != "last"}
@@ -62,7 +67,9 @@ def _max_unpool(
     layout = suggest_memory_format(x)
     values, index = ops.keep_strides(x).flatten(-rank), indices.flatten(-rank)
     _check_range(where, index, cells)
-    flat = _scatter(where, values, index, cells, duplicates)
+    if onnx.exporting():
+        values = onnx.plain(values)
+    flat = _scatter(where, values, index, cells, duplicates).to(x.dtype)
     return flat.view(*flat.shape[:-1], *sizes).contiguous(memory_format=layout)
 
 
@@ -163,7 +170,10 @@ def _scatter(where: str, values: Tensor, index: Tensor, cells: int, duplicates: 
 
 def _ascending(values: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
     """Both in ascending order of the values, so that the last writer of a cell is the greatest."""
-    order = torch.sort(values.detach(), stable=True).indices
+    if onnx.exporting():  # there, every sort is stable, and torch cannot export one that says so
+        order = torch.sort(values.detach()).indices
+    else:
+        order = torch.sort(values.detach(), stable=True).indices
     return values.gather(-1, order), index.gather(-1, order)
 
 

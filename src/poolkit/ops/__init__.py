@@ -19,7 +19,7 @@ from torch.autograd import Function
 from torch.autograd import forward_ad as fwad
 from torch.compiler import is_compiling
 
-from .. import cpu, reference
+from .. import cpu, onnx, reference
 from ..window import Packed, Window, unpack
 
 R = TypeVar("R")
@@ -120,18 +120,25 @@ def _load() -> dict[str, tuple[Callable[..., Any], Callable[..., Any]]]:
             RuntimeWarning,
             stacklevel=2,
         )
-        return {name: (slow, slow) for name, (slow, _) in _OPERATORS.items()}
+        return {name: (_or_onnx(name, slow), slow) for name, (slow, _) in _OPERATORS.items()}
     for name, (slow, fake) in _OPERATORS.items():
         for overload in (name, f"{name}.text"):
             # The reference serves devices without a kernel of ours, through the same operator.
             torch.library.impl(f"poolkit::{overload}", "CompositeExplicitAutograd", slow)
             torch.library.register_fake(f"poolkit::{overload}", fake)
-    return {name: _overloads(getattr(torch.ops.poolkit, name)) for name in _OPERATORS}
+    return {name: _overloads(name) for name in _OPERATORS}
 
 
-def _overloads(operator: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
+def _or_onnx(name: str, serves: Callable[..., Any]) -> Callable[..., Any]:
+    """``serves``, but what ONNX has for it while a model is exported there."""
+    lowered = onnx.LOWERED[name]
+    return lambda *args: lowered(*args) if onnx.exporting() else serves(*args)
+
+
+def _overloads(name: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    operator = getattr(torch.ops.poolkit, name)
     # OpOverload.__call__ only hands its arguments on, which takes 0.3 us.
-    text, symbolic = operator.text._op, operator.default  # noqa: SLF001  no public name
+    text, symbolic = operator.text._op, _or_onnx(name, operator.default)  # noqa: SLF001  no public name
 
     def either(*args: Any) -> Any:
         return text(*args) if type(args[-1]) is str else symbolic(*args)
