@@ -89,7 +89,9 @@ def accelerate(model: Module) -> Report:
     So are modules of a subclass, because their ``forward`` is their own, and what ``torch.jit`` has
     compiled; the report says so. Models wrapped by ``DataParallel`` or ``torch.compile`` and those
     traced by ``torch.fx`` are changed inside. A module that only a plain list or dict holds is not
-    part of the model, for torch neither.
+    part of the model, for torch neither. ``torch.jit.script`` cannot compile poolkit's modules:
+    restore the model before it. A whole model that was saved with poolkit's modules needs poolkit
+    to load; state dicts need it neither way.
 
     Args:
         model: any module, in any mode and on any device. One that is itself a stock pooling module
@@ -194,7 +196,7 @@ def _why_not(module: Module) -> str | None:
     kind = type(module)
     if isinstance(module, torch.jit.ScriptModule):
         return "was compiled by torch.jit"
-    if kind in STOCK:
+    if any(kind is getattr(nn, name) for name in nn.__all__):
         return "is poolkit's already"
     if kind not in OURS:
         return "is a subclass"
@@ -207,7 +209,7 @@ def _why_not(module: Module) -> str | None:
 
 def _options(module: Module, stock: type[Module], ours: type[Module]) -> list[str]:
     """Attributes of the instance that mean something to poolkit's class alone."""
-    own = set(dir(module)) - set(dir(type(module)))
+    own = {*vars(module), *module._parameters, *module._buffers, *module._modules}  # noqa: SLF001  `dir` lists the class's too
     return sorted(own & (set(dir(ours)) - set(dir(stock))))
 
 
