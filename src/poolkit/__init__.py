@@ -9,6 +9,7 @@ from .accelerate import restore as restore
 from .config import show_config as show_config
 from .errors import ArgumentError as ArgumentError
 from .errors import DtypeError as DtypeError
+from .selfcheck import selfcheck as selfcheck
 
 
 def __getattr__(name: str) -> Any:
