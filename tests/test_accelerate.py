@@ -1,6 +1,7 @@
 """poolkit.accelerate and restore: what changes, what stays, what is refused."""
 
 import copy
+import doctest
 import importlib
 import io
 import pickle
@@ -391,6 +392,7 @@ def test_torchscript_is_left_as_it_is():
         assert [item.names for item in report.left] == [("0.1",), ("0.2.1",), ("0.3",)]
         assert {item.reason for item in report.left} == {"was compiled by torch.jit"}
         assert_bit_equal(model(x), expected)
+        assert [swap.names for swap in poolkit.restore(model)] == [("2",)]
         with pytest.warns(UserWarning, match="was compiled by torch.jit"):
             poolkit.accelerate(compiled)
     model = small().eval().requires_grad_(False)
@@ -464,6 +466,11 @@ def test_data_parallel():
     assert_bit_equal(replica(x), nn.MaxPool2d(2)(x))
     poolkit.restore(wrapped)
     assert_bit_equal(wrapped(x), expected)
+
+
+def test_examples():
+    found = doctest.testmod(accelerate_module)
+    assert (found.failed, found.attempted) == (0, 9)
 
 
 # ---- Networks -----------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """poolkit.selfcheck: it finds what is broken, says how to see it again, and leaves no trace."""
 
+import doctest
 import itertools
 import os
 import signal
@@ -256,6 +257,13 @@ def test_bad_arguments():
     for bad in (-1, 1.5, "x", True):
         with pytest.raises(ArgumentError, match=r"^selfcheck: seed"):
             poolkit.selfcheck(1, bad)
+
+
+def test_examples(few):
+    for module in (selfcheck_module, sys.modules["poolkit.testing.cases"]):
+        found = doctest.testmod(module)
+        assert found.failed == 0
+        assert found.attempted > 0
 
 
 # ---- Without anything but torch, and on the command line ----------------------------------------
