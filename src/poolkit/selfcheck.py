@@ -58,7 +58,7 @@ class SelfCheck:
     """The numbers of threads that were tried in turn."""
     tallies: tuple[Tally, ...]
     deviations: dict[str, int]
-    """How many comparisons met each deliberate difference, by its id in the documentation."""
+    """How many comparisons met each row of ``poolkit.testing.DEVIATIONS``, by its id."""
     failures: tuple[Failure, ...]
     interrupted: bool
 
@@ -79,7 +79,8 @@ class SelfCheck:
         parts = [aligned(rows, right=(1, 2, 3))]
         if self.deviations:
             met = [(f"  {name}", f"{count}") for name, count in self.deviations.items()]
-            parts.append(f"named: deliberate differences from torch\n{aligned(met, right=(1,))}")
+            title = "named: deliberate differences from torch (poolkit.testing.DEVIATIONS)"
+            parts.append(f"{title}\n{aligned(met, right=(1,))}")
         parts += [str(failure) for failure in self.failures]
         config = show_config()
         kernels = config.kernels if config.isa is None else f"{config.kernels} {config.isa}"
