@@ -248,6 +248,13 @@ def test_the_caller_s_settings_are_as_before(few, keep_threads):
     assert torch.get_num_threads() == 2
 
 
+def test_gradients_are_compared_under_no_grad(few, monkeypatch):
+    right = F.max_pool2d
+    monkeypatch.setattr(F, "max_pool2d", lambda x, **k: BROKEN["the gradient"](x, right(x, **k)))
+    with torch.no_grad():
+        assert poolkit.selfcheck(600, 0, progress=stopped_after(18)).failures
+
+
 def test_bad_arguments():
     for bad in (0, -1, float("nan"), float("inf"), "60", None, True):
         with pytest.raises(
