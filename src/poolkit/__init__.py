@@ -4,9 +4,12 @@ from typing import Any
 
 from . import functional as functional
 from . import nn as nn
+from .accelerate import accelerate as accelerate
+from .accelerate import restore as restore
 from .config import show_config as show_config
 from .errors import ArgumentError as ArgumentError
 from .errors import DtypeError as DtypeError
+from .selfcheck import selfcheck as selfcheck
 
 
 def __getattr__(name: str) -> Any:

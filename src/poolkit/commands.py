@@ -2,7 +2,9 @@
 
 import functools
 import math
+import secrets
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
@@ -144,6 +146,34 @@ def _digits(x: torch.Tensor) -> str:
 def config() -> None:
     """Say which kernels serve, and on what."""
     click.echo(poolkit.show_config())
+
+
+@cli.command()
+@click.option("--seconds", type=float, default=60, show_default=True, help="How long.")
+@click.option("--seed", type=int, default=None, help="Of all that is random. Default: drawn.")
+def selfcheck(seconds: float, seed: int | None) -> int:
+    """Compare every operator with torch, on random input and on this machine.
+
+    Exit status: 0 if all agree, 1 if a comparison failed, 130 after Ctrl-C, which ends it early.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    seed = secrets.randbelow(2**32) if seed is None else seed
+    console = Console(stderr=True)
+    bar = Progress(console=console, transient=True)
+    task = bar.add_task("comparing with torch", total=seconds)
+    with ExitStack() as stack:
+
+        def progress(passed: float) -> None:
+            if not passed:  # the arguments are good, and nothing has been run that could crash
+                console.print(f"seed {seed}", highlight=False)
+                stack.enter_context(bar)
+            bar.update(task, completed=min(passed, seconds))
+
+        result = poolkit.selfcheck(seconds, seed, progress=progress)
+    click.echo(f"{result}")
+    return result.exit_code
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

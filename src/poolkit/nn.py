@@ -3,6 +3,9 @@
 Each subclasses the stock module: `isinstance(m, torch.nn.MaxPool2d)`, `repr` and state dicts keep
 working. Arguments that torch lacks are keyword-only. One mixin per family holds what its three
 ranks share; a class at the end of this file only names the stock module and the function.
+
+The defaults of the arguments that torch lacks are attributes of the classes: a stock module that
+`poolkit.accelerate` gives one of these classes needs nothing else.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,22 +20,11 @@ from .functional.graham import size_or_ratio
 from .functional.unpool import check_duplicates
 from .window import Ints, Padding, as_ints, is_sequence, normalise_padding
 
-_DEFAULTS = {
-    "padding": 0,
-    "dilation": 1,
-    "divisor_override": None,
-    "padding_mode": "zeros",
-    "absolute": False,
-    "duplicates": "last",
-    "flatten": False,
-}
-"""Arguments that torch lacks, and their defaults: ``repr`` shows those that differ."""
-
 
 class _Pool(torch.nn.Module):
     _function: ClassVar[Callable[..., Any]]
     _rank: ClassVar[int]
-    _own: ClassVar[tuple[str, ...]] = ()
+    _own: ClassVar[tuple[str, ...]] = ()  # what torch lacks: `repr` shows what is not the default
     padding: Any  # wider than any stock class has it
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -56,13 +48,14 @@ class _Pool(torch.nn.Module):
 
     def extra_repr(self) -> str:
         own = [(name, getattr(self, name)) for name in self._own]
-        shown = [f"{name}={value!r}" for name, value in own if value != _DEFAULTS[name]]
+        shown = [f"{name}={value!r}" for name, value in own if value != getattr(type(self), name)]
         stock = super().extra_repr()
         return ", ".join([stock, *shown] if stock else shown)
 
 
 class _Max(_Pool):
     _own: ClassVar[tuple[str, ...]] = ("padding_mode",)
+    padding_mode: str = "zeros"
 
     def __init__(
         self,
@@ -90,6 +83,8 @@ class _Max(_Pool):
 class _Avg(_Pool):
     _function: ClassVar[Callable[..., Tensor]]
     _own: ClassVar[tuple[str, ...]] = ("dilation", "padding_mode")
+    dilation: Ints = 1
+    padding_mode: str = "zeros"
 
     def __init__(
         self,
@@ -120,6 +115,7 @@ class _Avg(_Pool):
 
 class _Avg1d(_Avg):
     _own: ClassVar[tuple[str, ...]] = ("divisor_override", "dilation", "padding_mode")
+    divisor_override: int | None = None
 
     def __init__(
         self,
@@ -142,6 +138,10 @@ class _Avg1d(_Avg):
 class _LP(_Pool):
     _function: ClassVar[Callable[..., Tensor]]
     _own: ClassVar[tuple[str, ...]] = ("padding", "dilation", "absolute", "padding_mode")
+    padding = 0
+    dilation: Ints = 1
+    absolute: bool = False
+    padding_mode: str = "zeros"
 
     def __init__(
         self,
@@ -185,6 +185,7 @@ class _AdaptiveAvg(_Pool):
 class _Global(_Pool):
     _function: ClassVar[Callable[..., Tensor]]
     _own: ClassVar[tuple[str, ...]] = ("flatten",)
+    flatten: bool = False
 
     def __init__(self, *, flatten: bool = False) -> None:
         super().__init__(1)
@@ -198,6 +199,7 @@ class _Global(_Pool):
 class _Unpool(_Pool):
     _function: ClassVar[Callable[..., Tensor]]
     _own: ClassVar[tuple[str, ...]] = ("duplicates",)
+    duplicates: str = "last"
 
     def __init__(
         self,
@@ -222,6 +224,8 @@ class _Unpool(_Pool):
 
 
 class _Fractional(_Pool):
+    generator: torch.Generator | None = None
+
     def __init__(
         self,
         kernel_size: Ints,

@@ -8,6 +8,7 @@ it.
 from .against_reference import check_avg, check_max, check_max_pool
 from .against_torch import compare, compare_with_torch
 from .calls import FUNCTIONS, PARAMETERS, Call, attempt, call, computes, gradient, torch_has
+from .cases import Case, random_case
 from .comparisons import (
     assert_average_close,
     assert_bit_equal,
@@ -33,6 +34,7 @@ __all__ = [
     "VALUES",
     "Aspect",
     "Call",
+    "Case",
     "Deviation",
     "assert_average_close",
     "assert_bit_equal",
@@ -54,6 +56,7 @@ __all__ = [
     "gradient",
     "laid_out",
     "outcome",
+    "random_case",
     "sample",
     "strides",
     "torch_has",

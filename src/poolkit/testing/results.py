@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .calls import Call
-from .rows import ALL, Deviation, always, gradient, is_channels_last, last, ones
+from .rows import ALL, Deviation, gradient, is_channels_last, last, ones
 from .samples import HALVES
 
 
@@ -15,6 +15,12 @@ def _lowest(x: Tensor) -> Tensor:
     if x.is_floating_point():
         return x == -math.inf
     return x == (False if x.dtype is torch.bool else torch.iinfo(x.dtype).min)
+
+
+def _may_be_channels_last(call: Call) -> bool:
+    """Whether torch takes the input for channels-last: in 3-D without a batch it guesses."""
+    x = call.input
+    return is_channels_last(x) or (x.dim() == call.rank + 1 == 4 and not x.is_contiguous())
 
 
 def _empty_window(call: Call) -> bool:
@@ -31,6 +37,11 @@ def _has_zero_window(call: Call) -> bool:
     return bool((call.input == 0).any())
 
 
+def _has_duplicates(call: Call) -> bool:
+    index = call.arguments["indices"].flatten(-call.rank).sort().values
+    return bool((index.diff() == 0).any())
+
+
 def _zero_norm_gradient(F: ModuleType) -> str:
     x = torch.zeros(1, 1, 2, requires_grad=True)
     return str(gradient(F.lp_pool1d(x, 0.5, 2), x).flatten().tolist())
@@ -40,6 +51,11 @@ def _unpooled_gradient(F: ModuleType) -> list[float]:
     x = torch.tensor([[[1.0, 2.0, 3.0]]], requires_grad=True)
     y = F.max_unpool1d(x, torch.tensor([[[0, 0, 2]]]), 2)
     return torch.autograd.grad(y, x, torch.arange(1.0, 7.0)[None, None])[0].flatten().tolist()
+
+
+def _sliced_indices(F: ModuleType) -> list[float]:
+    x, indices = ones(1, 1, 2, 2), torch.tensor([[[[0, 2, 0], [8, 10, 0]]]])[..., :2]
+    return gradient(F.max_unpool2d(x, indices, 2), x).flatten().tolist()
 
 
 def _stalled(F: ModuleType) -> float:
@@ -116,13 +132,32 @@ RESULTS: tuple[Deviation, ...] = (
         poolkit="returns the first cell of the window, as in the contiguous layout",
         why="the index names a cell that the window does not hold",
         aspects=("index", "gradient"),
-        applies=lambda c: is_channels_last(c.input) and bool(_lowest(c.input).any()),
+        applies=lambda c: _may_be_channels_last(c) and bool(_lowest(c.input).any()),
         example=lambda F: (
             F.max_pool3d(last(1, 2, 4, 2, 2, value=-math.inf), 2, return_indices=True)[1][0, 0]
             .flatten()
             .tolist()
         ),
         outcomes=([0, 0], [0, 8]),
+    ),
+    Deviation(
+        id="channels-last-integers",
+        operators=("max_pool2d", "max_pool3d"),
+        condition="channels-last int8, uint8 or int16 with more cells in a plane than the dtype "
+        "counts",
+        torch="raises",
+        poolkit="computes, as in the contiguous layout",
+        why="the index of a cell is no value of the input",
+        aspects=("error",),
+        applies=lambda c: (
+            _may_be_channels_last(c)
+            and c.input.dtype in (torch.int8, torch.uint8, torch.int16)
+            and math.prod(c.input.shape[-c.rank :]) > torch.iinfo(c.input.dtype).max
+        ),
+        example=lambda F: F.max_pool2d(last(1, 2, 16, 16).detach().to(torch.uint8), 2)[
+            0, 0, 0, 0
+        ].item(),
+        outcomes=("RuntimeError", 1),
     ),
     Deviation(
         id="unbatched-channels-last",
@@ -202,9 +237,23 @@ RESULTS: tuple[Deviation, ...] = (
         "chooses another rule",
         why="a gradient of the function that was computed, the same in every run",
         aspects=("gradient",),
-        applies=always,
+        applies=_has_duplicates,
         example=_unpooled_gradient,
         outcomes=([1.0, 1.0, 3.0], [0.0, 1.0, 3.0]),
+    ),
+    Deviation(
+        id="unpool-indices-layout",
+        operators=("max_unpool2d", "max_unpool3d"),
+        condition="indices that are neither contiguous nor channels-last",
+        torch="raises in backward",
+        poolkit="returns the gradient",
+        why="a layout is no error",
+        aspects=("gradient",),
+        applies=lambda c: (
+            not ((i := c.arguments["indices"]).is_contiguous() or is_channels_last(i))
+        ),
+        example=_sliced_indices,
+        outcomes=("RuntimeError", [1.0, 1.0, 1.0, 1.0]),
     ),
     Deviation(
         id="channels-last-kept",
