@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from typing import Any
@@ -173,13 +173,18 @@ def _call(
     return lambda: torch.autograd.grad(function(leaf, *args), leaf, upstream)
 
 
-def saved_bytes(run: Run) -> int:
-    """Bytes of the tensors that one call asks autograd to keep; a storage counts once."""
+def saved_bytes(run: Callable[[], object], without: Iterable[Tensor] = ()) -> int:
+    """Bytes of the tensors that one call asks autograd to keep; a storage counts once.
+
+    Those of the tensors ``without`` do not count.
+    """
     kept: dict[int, int] = {}
+    left_out = {tensor.untyped_storage().data_ptr() for tensor in without}
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
+        if storage.data_ptr() not in left_out:
+            kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     with saved_tensors_hooks(pack, lambda tensor: tensor):
