@@ -2,16 +2,16 @@
 
 import functools
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import saved_tensors_hooks
 
 from poolkit.testing import HALVES, assert_bit_equal, laid_out, sample
+from poolkit.testing.memory import saved_bytes
 
 from . import limit
 from .cases import DTYPES, Case, Point, steps, traffic
@@ -171,26 +171,6 @@ def _call(
         return lambda: function(leaf, *args)
     upstream = torch.ones_like(function(x, *args))
     return lambda: torch.autograd.grad(function(leaf, *args), leaf, upstream)
-
-
-def saved_bytes(run: Callable[[], object], without: Iterable[Tensor] = ()) -> int:
-    """Bytes of the tensors that one call asks autograd to keep; a storage counts once.
-
-    Those of the tensors ``without`` do not count.
-    """
-    kept: dict[int, int] = {}
-    left_out = {tensor.untyped_storage().data_ptr() for tensor in without}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in left_out:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with saved_tensors_hooks(pack, lambda tensor: tensor):
-        result = run()
-    del result
-    return sum(kept.values())
 
 
 def _first_line(error: Exception) -> str:

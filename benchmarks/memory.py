@@ -11,7 +11,6 @@ every storage that one of its tensors is in, once, without the weights, which ar
 
 import functools
 import json
-import resource
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -21,8 +20,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from poolkit.testing.memory import highest_resident_set, saved_bytes
+
 from . import models
-from .measure import saved_bytes
 from .models import Model
 
 SIDES = ("torch", "poolkit")
@@ -70,23 +70,13 @@ def measure(case: Case) -> Record:
     return names | {"bytes": peaks, "saved_bytes": saved}
 
 
-def _highest() -> int:
-    """Bytes of this process's highest resident set."""
-    status = Path("/proc/self/status")
-    if status.exists():  # not ru_maxrss: there Linux counts the parent's memory, too
-        lines = status.read_text(encoding="utf-8").splitlines()
-        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
-    unit = 1 if sys.platform == "darwin" else 1024
-    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
 def step(net: nn.Module, x: Tensor, side: str) -> dict[str, int]:
     """Bytes of a training step of a side: its ``peak``, and those ``saved`` for backward."""
     run = functools.partial(models.step, net, x)
     with models.poolkits_pooling() if side == "poolkit" else nullcontext():
-        before = _highest()
+        before = highest_resident_set()
         run()
-        peak = _highest() - before
+        peak = highest_resident_set() - before
         saved = saved_bytes(run, without=net.parameters())
     return {"peak": peak, "saved": saved}
 
