@@ -116,8 +116,8 @@ def test_interrupting(tmp_path):
 
 
 def trains(pid):
-    """Whether a process is that of a training, in Python."""
+    """Whether a child is that of a training, and has come so far that it loads torch."""
     try:
-        return "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8")
+        return "libtorch" in Path(f"/proc/{pid}/maps").read_text(encoding="utf-8")
     except OSError:  # it has ended meanwhile
         return False
