@@ -106,6 +106,10 @@ def test_interrupting(tmp_path):
         while not (training := [pid for pid in listed.read_text().split() if trains(pid)]):
             assert process.poll() is None
             time.sleep(0.05)
+        for pid in training:  # were it not, the traceback would be a matter of luck
+            status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+            blocked = int(re.search(r"^SigBlk:\s+(\w+)", status, re.MULTILINE)[1], 16)
+            assert blocked & 1 << (signal.SIGINT - 1)
         os.killpg(process.pid, signal.SIGINT)
         printed, errors = process.communicate(timeout=120)
     assert process.returncode == 130
@@ -117,7 +121,8 @@ def test_interrupting(tmp_path):
 
 def trains(pid):
     """Whether a child is that of a training, and has come so far that it loads torch."""
-    try:
-        return "libtorch" in Path(f"/proc/{pid}/maps").read_text(encoding="utf-8")
+    command, maps = (Path(f"/proc/{pid}/{name}") for name in ("cmdline", "maps"))
+    try:  # until it becomes another program it has its parent's command and memory
+        return "spawn_main" in command.read_text("utf-8") and "libtorch" in maps.read_text("utf-8")
     except OSError:  # it has ended meanwhile
         return False
