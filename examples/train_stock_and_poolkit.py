@@ -151,7 +151,7 @@ def in_a_process(job: Job, after_epoch: Callable[[], None]) -> Result:
     context = multiprocessing.get_context("spawn")  # nothing of this process's memory is in it
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=work, args=(job, theirs), daemon=True)
-    with without_interrupts():  # which it inherits: Ctrl-C is this process's alone
+    with interrupts_ignored():  # which it inherits: Ctrl-C is this process's alone
         process.start()
     theirs.close()
     try:
@@ -169,13 +169,13 @@ def in_a_process(job: Job, after_epoch: Callable[[], None]) -> Result:
 
 
 @contextmanager
-def without_interrupts() -> Iterator[None]:
-    """Ctrl-C has to wait until the end of the block."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def interrupts_ignored() -> Iterator[None]:
+    """Ctrl-C does nothing. (A signal mask would not do: multiprocessing sets its own.)"""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.signal(signal.SIGINT, before)
 
 
 # ---- the report ---------------------------------------------------------------------------------

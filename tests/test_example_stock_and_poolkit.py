@@ -113,8 +113,8 @@ def test_interrupting(tmp_path):
     assert printed.strip() == "stopped after 0 of 4 trainings; nothing was saved"
     assert errors == ""
     # Whether the training would have had the time to show one is a matter of luck.
-    blocked = int(re.search(r"^SigBlk:\s+(\w+)", status, re.MULTILINE)[1], 16)
-    assert blocked & 1 << (signal.SIGINT - 1)
+    ignored = int(re.search(r"^SigIgn:\s+(\w+)", status, re.MULTILINE)[1], 16)
+    assert ignored & 1 << (signal.SIGINT - 1)
     assert not [pid for pid in training if Path(f"/proc/{pid}").exists()]
     assert not list(tmp_path.iterdir())
 
