@@ -42,7 +42,7 @@ from .measure import ALL_THREADS, call_overhead, measure, set_threads
 from .peers import OPTIONS, chosen
 from .summary import groups, targets
 
-SCHEMA = 2
+SCHEMA = 3
 OUT = Path("build/bench")
 
 T = TypeVar("T", Case, models.Model, memory.Case)
@@ -206,7 +206,7 @@ def run(args: argparse.Namespace, console: Console) -> dict[str, Any]:
     records, overhead = results["records"], results["overhead"]
     return results | {
         "summary": [asdict(g) for g in groups(records)],
-        "targets": [asdict(t) for t in targets(records, overhead)],
+        "targets": [asdict(t) for t in targets(records, overhead, results["models"])],
     }
 
 

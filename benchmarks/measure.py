@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import saved_tensors_hooks
 
 from poolkit.testing import HALVES, assert_bit_equal, laid_out, sample
+from poolkit.testing.memory import saved_bytes
 
 from . import limit
 from .cases import DTYPES, Case, Point, steps, traffic
@@ -171,21 +171,6 @@ def _call(
         return lambda: function(leaf, *args)
     upstream = torch.ones_like(function(x, *args))
     return lambda: torch.autograd.grad(function(leaf, *args), leaf, upstream)
-
-
-def saved_bytes(run: Run) -> int:
-    """Bytes of the tensors that one call asks autograd to keep; a storage counts once."""
-    kept: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with saved_tensors_hooks(pack, lambda tensor: tensor):
-        result = run()
-    del result
-    return sum(kept.values())
 
 
 def _first_line(error: Exception) -> str:

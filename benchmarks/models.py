@@ -2,6 +2,8 @@
 
 import functools
 import importlib
+import statistics
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +23,10 @@ PHASES = ("inference", "step")
 CLOSE = {"inference": (torch.float32, 1e-4), "step": (torch.float64, 1e-9)}
 """In which dtype results are compared, and how far apart they may be: averages are rounded
 differently. In training networks amplify that until float32 gradients say nothing."""
+LONGER = 10
+"""A network's time as a multiple of a point's: pooling is a small part of it, so more rounds."""
+
+POOLING = tuple(getattr(torch.nn, name) for name in torch.nn.modules.pooling.__all__)
 
 Record = dict[str, Any]
 Run = Callable[[], list[Tensor]]
@@ -32,8 +38,10 @@ class Model:
     title: str
     module: str
     function: str
-    batch: int = 4
+    batch: int = 8
     side: int = 224
+    target: float | None = None
+    """The least speed-up of contiguous inference that is promised on two threads."""
     flat: bool = False
     """Its `forward` views features as vectors, of which channels-last tensors have no view."""
 
@@ -43,12 +51,18 @@ class Model:
 
 
 MODELS = (
-    Model("model-alexnet", "AlexNet", "alexnet", "alexnet", flat=True),
+    Model("model-alexnet", "AlexNet", "alexnet", "alexnet", target=1.2, flat=True),
+    Model("model-vgg11", "VGG-11", "vgg", "vgg11", target=1.12, flat=True),
     Model("model-vgg16", "VGG16", "vgg", "vgg16", batch=2, flat=True),
-    Model("model-resnet-18", "ResNet-18", "resnet", "resnet18"),
+    Model("model-resnet-18", "ResNet-18", "resnet", "resnet18", target=1.13),
     Model("model-resnet-50", "ResNet-50", "resnet", "resnet50", batch=2),
-    Model("model-inception-v3", "Inception-v3", "inceptionv3", "inceptionv3", batch=2, side=299),
-    Model("model-squeezenet", "SqueezeNet", "squeezenet", "squeezenet_v1_0"),
+    Model("model-densenet-121", "DenseNet-121", "densenet", "densenet121", target=1.05),
+    Model("model-bn-inception", "BN-Inception", "bninception", "bninception", target=1.35),
+    Model(
+        "model-inception-v3", "Inception-v3", "inceptionv3", "inceptionv3", side=299, target=1.22
+    ),
+    Model("model-squeezenet", "SqueezeNet 1.1", "squeezenet", "squeezenet_v1_1", target=1.6),
+    Model("model-shufflenet-v2", "ShuffleNet-v2", "shufflenetv2", "shufflenetv2_w1", target=1.14),
     Model("model-unet", "U-Net", "unet", "unet_cityscapes", batch=1, side=256),
 )
 
@@ -130,7 +144,45 @@ def measure(model: Model, phase: str, layout: str, seconds: float) -> Record:
         return record
     run = _runner(model, phase, layout, torch.float32, model.batch)
     runs = {"poolkit": functools.partial(with_poolkit, run), "torch": run}
-    return record | ratios(in_turns(runs, seconds, least_rounds=3))
+    record |= ratios(in_turns(runs, LONGER * seconds, least_rounds=5))
+    if phase == "inference":
+        record["share"] = pooling_share(*run.args)
+    return record
+
+
+def pooling_share(net: nn.Module, x: Tensor) -> float:
+    """The part of a network's inference that its pooling modules take; the median of three runs.
+
+    With stock pooling it bounds the speed-up: `1 / (1 - share)` if pooling took no time at all.
+    """
+    spent, began = 0.0, 0.0
+
+    def begin(*_: object) -> None:
+        nonlocal began
+        began = time.perf_counter()
+
+    def end(*_: object) -> None:
+        nonlocal spent
+        spent += time.perf_counter() - began
+
+    handles = []
+    for module in pooling_modules(net):
+        handles += [module.register_forward_pre_hook(begin), module.register_forward_hook(end)]
+    shares = []
+    try:
+        for _ in range(3):
+            spent, start = 0.0, time.perf_counter()
+            inference(net, x)
+            shares.append(spent / (time.perf_counter() - start))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return statistics.median(shares)
+
+
+def pooling_modules(net: nn.Module) -> list[nn.Module]:
+    """What is of one of the classes of torch.nn.modules.pooling."""
+    return [m for m in net.modules() if isinstance(m, POOLING)]
 
 
 def with_poolkit(run: Run) -> list[Tensor]:
@@ -138,7 +190,9 @@ def with_poolkit(run: Run) -> list[Tensor]:
         return run()
 
 
-def _runner(model: Model, phase: str, layout: str, dtype: torch.dtype, batch: int) -> Run:
+def _runner(
+    model: Model, phase: str, layout: str, dtype: torch.dtype, batch: int
+) -> functools.partial[list[Tensor]]:
     net, x = build(model).to(dtype), image(model, batch).to(dtype)
     if layout == "channels_last":
         net, x = (t.to(memory_format=torch.channels_last) for t in (net, x))

@@ -38,7 +38,7 @@ VERDICTS = {True: "holds", False: "missed", None: "not measured"}
 
 BUSY = 0.5
 """From this load on other processes take part in the measurement."""
-_NUMBER = re.compile(r"[+-]?[\d.]+( [KM]iB| B)?( \(.+\))?")
+_NUMBER = re.compile(r"[+-]?[\d.]+( [KM]iB| B|%)?( \(.+\))?")
 
 Results = dict[str, Any]
 """What the JSON file holds."""
@@ -186,21 +186,35 @@ def saved_rows(records: Sequence[Record]) -> Rows:
     return list(rows.values())
 
 
-MODEL_HEAD = ["network", "input", *(f"{what}: torch / poolkit" for what in MODEL_COLUMNS.values())]
+MODEL_HEAD = [
+    "network",
+    "input",
+    "pooling in torch's inference",
+    *(f"{what}: torch / poolkit" for what in MODEL_COLUMNS.values()),
+]
 
 
 def model_rows(found: Sequence[Record]) -> Rows:
     rows: dict[tuple[str, str], dict[tuple[str, str], str]] = {}
+    shares: dict[tuple[str, str], str] = {}
     for r in found:
+        names = (r["title"], r["size"])
         cell = "differs" if r["wrong"] else spread(r["speedup"]["torch"])
-        rows.setdefault((r["title"], r["size"]), {})[r["phase"], r["layout"]] = cell
+        rows.setdefault(names, {})[r["phase"], r["layout"]] = cell
+        if r["layout"] == "contiguous" and "share" in r:
+            shares[names] = f"{r['share']:.0%}"
     return [
-        [*names, *(cells.get(column, "-") for column in MODEL_COLUMNS)]
+        [*names, shares.get(names, "-"), *(cells.get(column, "-") for column in MODEL_COLUMNS)]
         for names, cells in rows.items()
     ]
 
 
-MEMORY_HEAD = ["network", "input", "torch", "poolkit", "poolkit / torch"]
+MEMORY_HEAD = [
+    "network",
+    "input",
+    *(f"{what}: {side}" for what in ("kept for backward", "peak")
+      for side in ("torch", "poolkit", "poolkit / torch")),
+]  # fmt: skip
 
 
 def memory_rows(found: Sequence[Record]) -> Rows:
@@ -208,12 +222,15 @@ def memory_rows(found: Sequence[Record]) -> Rows:
         [
             r["title"],
             r["size"],
-            size_in_bytes(r["bytes"]["torch"]),
-            size_in_bytes(r["bytes"]["poolkit"]),
-            number(r["bytes"]["poolkit"] / r["bytes"]["torch"]),
+            *(cell for what in ("saved_bytes", "bytes") for cell in _memory_cells(r[what])),
         ]
         for r in found
     ]
+
+
+def _memory_cells(count: dict[str, int]) -> tuple[str, str, str]:
+    ratio = number(count["poolkit"] / count["torch"])
+    return size_in_bytes(count["torch"]), size_in_bytes(count["poolkit"]), ratio
 
 
 SLOWER_HEAD = ["case", "dtype", "layout", "phase", "threads", "peer", "peer / poolkit"]
@@ -232,6 +249,10 @@ def slower_rows(records: Sequence[Record]) -> Rows:
         ]
         for r, peer in slower(records)
     ]
+
+
+def _targets(results: Results) -> list[Target]:
+    return targets(results["records"], results["overhead"], results["models"])
 
 
 def machine_line(results: Results) -> str:
@@ -281,11 +302,11 @@ def show(results: Results, console: Console) -> None:
         _table(console, heading + "; median (10-90 %)", CASE_HEAD, rows)
     _table(console, "Kept for backward, float32", SAVED_HEAD, saved_rows(records))
     _table(console, "Whole models", MODEL_HEAD, model_rows(results["models"]))
-    _table(console, "Peak memory of a training step", MEMORY_HEAD, memory_rows(results["memory"]))
+    _table(console, "Memory of a training step", MEMORY_HEAD, memory_rows(results["memory"]))
     _table(console, "Cost of a call", OVERHEAD_HEAD, overhead_rows(overhead))
     _table(console, "Where a peer is faster", SLOWER_HEAD, slower_rows(records))
     _table(console, "Summary; geometric means", *summary_table(groups(records), results["peers"]))
-    _table(console, "Targets", TARGET_HEAD, target_rows(targets(records, overhead)))
+    _table(console, "Targets", TARGET_HEAD, target_rows(_targets(results)))
     for line in remarks(records):
         console.print(line, markup=False, highlight=False)
     for name, text in (("Missing", missing_line(results)), ("On", machine_line(results))):
@@ -374,12 +395,15 @@ torch takes, `best peer / poolkit` how many times longer the fastest peer of tha
 Networks of pytorchcv with random weights, float32: torch against torch with its pooling functions
 replaced by poolkit's. A training step is forward and backward. Results are checked to be equal up
 to rounding: outputs in float32, gradients in float64, because networks in training amplify it.
+Pooling's part of torch's time, here of contiguous inference, bounds what can be gained: a half of
+it could at most double the speed.
 
 {models}
 ## Memory of a training step
 
-By how much one training step raises the highest resident set of its process, as the system counts
-it. Every step has a process of its own, in which weights and input were made before.
+Kept for backward: the tensors that autograd saves in one training step, each memory once, without
+the weights. Peak: by how much one step raises the highest resident set of its process, as the
+system counts it. Every step has a process of its own, in which weights and input were made before.
 
 {memory}
 ## Cost of a call
@@ -416,7 +440,7 @@ def markdown(results: Results) -> str:
         small=SMALL,
         samples=MOST_SAMPLES,
         summary=markdown_table(*summary_table(groups(records), results["peers"])),
-        targets=markdown_table(TARGET_HEAD, target_rows(targets(records, overhead))),
+        targets=markdown_table(TARGET_HEAD, target_rows(_targets(results))),
         slower=markdown_table(SLOWER_HEAD, lost)
         if lost
         else f"Nowhere beyond {NOISE:.0%} noise.\n",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .cases import DTYPES, LAYOUTS, PHASES, THREADS
+from .models import MODELS, Model
 
 Record = dict[str, Any]
 NOISE = 0.05
@@ -93,8 +94,10 @@ class Target:
     measured: str
 
 
-def targets(records: Sequence[Record], overhead: Sequence[Record]) -> list[Target]:
-    """The targets of the first release."""
+def targets(
+    records: Sequence[Record], overhead: Sequence[Record], networks: Sequence[Record]
+) -> list[Target]:
+    """The targets, from the records of single operators, of calls and of whole networks."""
     return [
         _speedup(records, "8x64x224x224", "max 2/2", 8),
         _speedup(records, "8x64x112x112", "max 3/2/1", 15),
@@ -102,6 +105,8 @@ def targets(records: Sequence[Record], overhead: Sequence[Record]) -> list[Targe
         _no_faster_peer(records),
         _tiny(overhead, "inference", "a call in inference", 2),
         _tiny(overhead, "gradient", "a call that records for backward", 4),
+        *(_network(networks, model, model.target) for model in MODELS if model.target),
+        _training_never_slower(networks),
     ]
 
 
@@ -176,6 +181,38 @@ def _tiny(overhead: Sequence[Record], kind: str, what: str, most: float) -> Targ
         return Target(text, None, "not measured")
     measured = ", ".join(f"{value:+.2f} us {name}" for name, value in extra.items())
     return Target(text, max(extra.values()) <= most, measured)
+
+
+def _network(networks: Sequence[Record], model: Model, least: float) -> Target:
+    text = (
+        f"contiguous float32 inference of {model.title}, batch {model.batch}: at least "
+        f"{least} x torch"
+    )
+    wanted = {"model": model.name, "phase": "inference", "layout": "contiguous"}
+    found = next((r for r in networks if wanted.items() <= r.items()), None)
+    if found is None:
+        return Target(text, None, "not measured")
+    if found["wrong"]:
+        return Target(text, False, "its result differs")
+    value, count = found["speedup"]["torch"]["median"], found["thread_count"]
+    return Target(text, value >= least, f"{value:.2f} x on {count} thread{'s' * (count > 1)}")
+
+
+def _training_never_slower(networks: Sequence[Record]) -> Target:
+    """Pooling is a small part of a step, so that 5 % would hide everything: rounds decide."""
+    text = "no network's training step slower than torch's in nine of ten rounds"
+    measured = [r for r in networks if r["phase"] == "step" and not r["wrong"]]
+    if not measured:
+        return Target(text, None, "not measured")
+    lost = [r for r in measured if r["speedup"]["torch"]["p90"] < 1]
+    worst = min(measured, key=lambda r: r["speedup"]["torch"]["median"])
+    ratio = worst["speedup"]["torch"]
+    return Target(
+        text,
+        not lost,
+        f"{len(lost)} of {len(measured)} slower; lowest {ratio['median']:.2f} x "
+        f"({ratio['p10']:.2f}-{ratio['p90']:.2f}), {worst['title']}",
+    )
 
 
 def slower(records: Sequence[Record]) -> list[tuple[Record, str]]:

@@ -6,15 +6,18 @@ import importlib
 import itertools
 import json
 import math
+import re
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import pytest
 import torch
 
 import poolkit.functional
+from poolkit.testing.memory import highest_resident_set
 
 pytest.importorskip("rich")
 pytest.importorskip("matplotlib")
@@ -102,14 +105,14 @@ def test_groups_keep_phases_and_layouts_apart(module):
 
 @pytest.mark.parametrize(("speedup", "holds"), [(8.0, True), (7.9, False)])
 def test_target_of_speed(module, speedup, holds):
-    first, second, *_ = module("summary").targets([record(speedup)], [])
+    first, second, *_ = module("summary").targets([record(speedup)], [], [])
     assert first.holds is holds
     assert second.holds is None
 
 
 def test_target_of_never_slower_names_the_worst(module):
     records = [record(0.97), record(0.5, layout="channels_last"), record(0.1, network="SPP")]
-    found = module("summary").targets(records, [])
+    found = module("summary").targets(records, [], [])
     (target,) = (t for t in found if t.text.startswith("float32: nothing"))
     assert target.holds is False
     assert "1 of 2 slower" in target.measured
@@ -120,8 +123,50 @@ def test_target_of_never_slower_names_the_worst(module):
 @pytest.mark.parametrize(("extra", "holds"), [(1.9, True), (2.1, False)])
 def test_target_of_the_call(module, extra, holds):
     call = record(kind="inference", size="1x16x8x8", difference=spread(extra))
-    found = module("summary").targets([], [call])
+    found = module("summary").targets([], [call], [])
     assert [t.holds for t in found if "in inference" in t.text] == [holds]
+
+
+def model_record(title, median, phase="inference", **fields):
+    """A network's record as the JSON file holds it."""
+    name = {"SqueezeNet 1.1": "model-squeezenet", "ResNet-50": "model-resnet-50"}[title]
+    return {
+        "model": name, "title": title, "size": "8x3x224x224", "phase": phase,
+        "layout": "contiguous", "threads": "all", "thread_count": 2, "difference": 0.0,
+        "wrong": False, "speedup": {"torch": spread(median)},
+    } | fields  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("found", "holds", "measured"),
+    [
+        ([model_record("SqueezeNet 1.1", 1.6)], True, "1.60 x on 2 threads"),
+        ([model_record("SqueezeNet 1.1", 1.59)], False, "1.59 x on 2 threads"),
+        ([model_record("SqueezeNet 1.1", 2.0, wrong=True)], False, "its result differs"),
+        ([model_record("SqueezeNet 1.1", 2.0, "step")], None, "not measured"),
+        ([model_record("SqueezeNet 1.1", 2.0, layout="channels_last")], None, "not measured"),
+    ],
+)
+def test_target_of_a_network(module, found, holds, measured):
+    promised = [t for t in module("summary").targets([], [], found) if "inference of" in t.text]
+    assert len(promised) == 8
+    (target,) = (t for t in promised if "SqueezeNet 1.1, batch 8: at least 1.6 x" in t.text)
+    assert (target.holds, target.measured) == (holds, measured)
+    assert {t.holds for t in promised if t is not target} == {None}
+
+
+@pytest.mark.parametrize(("slowest", "holds"), [(0.92, True), (0.90, False)])
+def test_target_of_training(module, slowest, holds):
+    """Slower is who loses nine rounds of ten: the 90 % end of a spread is 1.1 of its median."""
+    steps = [
+        model_record("SqueezeNet 1.1", 1.2, "step"),
+        model_record("ResNet-50", slowest, "step"),
+    ]
+    target = module("summary").targets([], [], [*steps, model_record("ResNet-50", 0.1)])[-1]
+    assert target.holds is holds
+    assert target.measured.startswith(f"{1 - holds} of 2 slower; lowest {slowest:.2f} x")
+    assert target.measured.endswith("ResNet-50")
+    assert module("summary").targets([], [], [])[-1].holds is None
 
 
 # ---- Markdown -----------------------------------------------------------------------------------
@@ -430,12 +475,35 @@ def test_models_are_compared(module, threads, monkeypatch, phase, layout):
     assert not found["wrong"]
     assert set(found["speedup"]) == {"torch"}
     page = module("report").markdown(results([record()]) | {"models": [found]})
-    if (phase, layout) != ("step", "channels_last"):
-        assert "| Small | 2x3x16x16 | " in page
+    row = re.search(r"^\| Small \| 2x3x16x16 \| (.+) \|$", page, re.MULTILINE)[1].split(" | ")
+    columns = [("inference", "contiguous"), ("inference", "channels_last"), ("step", "contiguous")]
+    assert [cell != "-" for cell in row[1:]] == [column == (phase, layout) for column in columns]
+    assert row[0].endswith("%") == ((phase, layout) == ("inference", "contiguous"))
 
     right = poolkit.functional.max_pool2d
     monkeypatch.setattr(poolkit.functional, "max_pool2d", lambda *a, **k: 1.01 * right(*a, **k))
     assert models.measure(model, phase, layout, 0.0)["wrong"]
+
+
+def test_share_of_pooling(module, monkeypatch):
+    """A quarter of the time of a network that pools for 30 ms and does something else for 90."""
+    models = module("models")
+    net = torch.nn.Sequential(torch.nn.MaxPool2d(2), torch.nn.ReLU(), torch.nn.AvgPool2d(2))
+    now = 0.0
+
+    def taking(seconds):
+        def forward(x):
+            nonlocal now
+            now += seconds
+            return x
+
+        return forward
+
+    monkeypatch.setattr(models, "time", types.SimpleNamespace(perf_counter=lambda: now))
+    for layer, seconds in zip(net, (0.01, 0.09, 0.02), strict=True):
+        monkeypatch.setattr(layer, "forward", taking(seconds))
+    assert models.pooling_share(net, torch.zeros(1, 1, 8, 8)) == pytest.approx(0.25)
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in net)
 
 
 def test_networks_exist(module):
@@ -445,20 +513,35 @@ def test_networks_exist(module):
     for model in models.MODELS:
         with torch.device("meta"):
             net = models.build(model)
-        assert any("Pool" in type(m).__name__ for m in net.modules())
+        assert models.pooling_modules(net)
 
 
 def test_highest_resident_set(module):
-    memory = module("memory")
-    before = memory._highest()
+    before = highest_resident_set()
     size = 2**28
     x = torch.ones(size, dtype=torch.uint8)
     assert x.numel() == size
-    assert before <= memory._highest()
+    assert max(before, size) <= highest_resident_set() < 2**37
     page = module("report").markdown(results([record()]) | {"memory": [
         {"case": "memory-vgg16", "title": "VGG16", "size": "8x3x224x224",
-         "bytes": {"torch": 2**30, "poolkit": 2**29}}]})  # fmt: skip
-    assert "| VGG16 | 8x3x224x224 | 1024.0 MiB | 512.0 MiB | 0.50 |" in page
+         "bytes": {"torch": 2**30, "poolkit": 2**29},
+         "saved_bytes": {"torch": 2**28, "poolkit": 2**26}}]})  # fmt: skip
+    kept, peak = "256.0 MiB | 64.0 MiB | 0.25", "1024.0 MiB | 512.0 MiB | 0.50"
+    assert f"| VGG16 | 8x3x224x224 | {kept} | {peak} |" in page
+
+
+def test_what_a_step_keeps(module):
+    """An int64 and the input of the maximum, or a byte; the average's input, or nothing."""
+    net = torch.nn.Sequential(
+        torch.nn.MaxPool2d(2), torch.nn.Conv2d(3, 4, 1), torch.nn.AvgPool2d(2)
+    )
+    x = torch.rand(1, 3, 32, 32, requires_grad=True)
+    saved = {side: module("memory").step(net, x, side)["saved"] for side in ("torch", "poolkit")}
+    pooled, convolved = 3 * 16 * 16, 4 * 16 * 16
+    loss = 4 * 8 * 8 * 4  # the square keeps its base
+    common = 4 * pooled + loss  # the convolution keeps its input, and no weight counts
+    assert saved["poolkit"] == common + pooled
+    assert saved["torch"] == common + 8 * pooled + 4 * x.numel() + 4 * convolved
 
 
 # ---- the command --------------------------------------------------------------------------------
@@ -531,7 +614,7 @@ def test_whole_models_follow_the_options(module):
         return [(m.title, phase, layout) for m, phase, layout in planned], len(stepped)
 
     planned, stepped = whole()
-    assert len(planned) == 3 * 7
+    assert len(planned) == 3 * 11
     assert stepped == 2
     assert whole("--quick") == whole("--threads", "1") == whole("--dtype", "uint8") == ([], 0)
     assert whole("--case", "model-vgg16", "--phase", "inference", "--layout", "contiguous") == (

@@ -63,6 +63,32 @@ def test_commands_exist(page):
         assert set(re.findall(r"^make ([\w-]+)", code, re.MULTILINE)) <= targets
 
 
+def test_commands_of_adopting_run(tmp_path):
+    """Every line of the page's shell blocks, on a script that says how it was begun."""
+    (tmp_path / "train.py").write_text(
+        "import sys, poolkit\n"
+        "poolkit.unpatch_torch()  # an error, were torch not patched\n"
+        "poolkit.patch_torch()\n"
+        "print(__name__, sys.argv[1:])\n"
+    )
+    printed = []
+    for line in "".join(blocks(DOCS / "adopting.md", "sh")).splitlines():
+        words = line.removeprefix("python -m ").split()
+        assert words[0] == "poolkit"
+        words += ["--seconds", "1"] if words[1] == "selfcheck" else []
+        result = subprocess.run(
+            [sys.executable, "-P", "-m", *words],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert result.returncode == 0, result.stdout + result.stderr
+        printed.append(result.stdout)
+    assert len(printed) == 3
+    assert printed[0] == "__main__ ['--epochs', '3']\n"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_to_files(page):
     text = re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
@@ -158,7 +184,8 @@ def test_site(tmp_path):
     pages = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.html")}
     assert pages >= {
         "index.html", "index.ko.html", "lesson.html", "lesson.ko.html", "operators.html",
-        "deviations.html", "dtypes.html", "benchmarks.html", "kernels.html", "report.html",
+        "adopting.html", "deviations.html", "dtypes.html", "benchmarks.html", "kernels.html",
+        "report.html",
         "api/functional.html", "api/nn.html", "api/models.html",
     }  # fmt: skip
     assert '<html lang="ko"' in (tmp_path / "lesson.ko.html").read_text(encoding="utf-8")

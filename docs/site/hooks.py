@@ -30,6 +30,7 @@ API = ("functional", "nn", "models", "cost", "shift", "cam")
 NAVIGATION = [
     {"Home": "index.md"},
     {"한국어": "index.ko.md"},
+    {"Adopting poolkit": "adopting.md"},
     {"The lesson": [{"Pooling, live": "lesson.md"}, {"Pooling, 직접 돌려 보기": "lesson.ko.md"}]},
     {
         "Operators": [

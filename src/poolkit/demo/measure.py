@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch.autograd.graph import saved_tensors_hooks
+
+from poolkit.testing import memory
 
 Operator = Callable[[torch.Tensor], torch.Tensor]
 
@@ -118,17 +119,7 @@ def in_turns(steps: Sequence[Callable[[], object]], seconds: float) -> list[list
 
 def saved_bytes(operator: Operator, x: torch.Tensor) -> int:
     """Bytes of the tensors that ``operator`` asks autograd to keep from forward to backward."""
-    kept: dict[int, int] = {}
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with saved_tensors_hooks(pack, lambda tensor: tensor):
-        result = operator(x.clone().requires_grad_())
-    del result
-    return sum(kept.values())
+    return memory.saved_bytes(lambda: operator(x.clone().requires_grad_()))
 
 
 def processor() -> str:
