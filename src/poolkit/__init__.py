@@ -7,6 +7,9 @@ from . import nn as nn
 from .config import show_config as show_config
 from .errors import ArgumentError as ArgumentError
 from .errors import DtypeError as DtypeError
+from .patch import patch_torch as patch_torch
+from .patch import patched_torch as patched_torch
+from .patch import unpatch_torch as unpatch_torch
 
 
 def __getattr__(name: str) -> Any:
