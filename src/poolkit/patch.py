@@ -6,8 +6,11 @@ hand every other call to the kernel that they replaced. A call under a functorch
 fake, sparse or quantised tensor, or under a mode that traces or counts, has a further key, and so
 finds torch's own operators and derivatives as ever.
 
-Each operator is overridden for two keys: AutogradCPU, where calls arrive, and CPU, where they
-arrive in inference mode and from below a transform.
+Calls arrive at the key AutogradCPU; in inference mode, and from below a transform, at the key CPU.
+An operator that torch composes of others is overridden for the first alone, and its parts for both:
+tracers no longer decompose what has a CPU kernel. Only ``max_pool`` without indices has one of its
+own all the same, because the operator with indices, of which it is composed, would write eight
+bytes per output for nothing.
 """
 
 import contextlib
@@ -45,9 +48,12 @@ def patch_torch() -> None:
     dense CPU tensors of the floating-point dtypes that torch has a kernel for; ``max_pool2d``
     takes integers too. All other calls go to torch's own kernels: other devices, layouts and dtypes
     (integer averages, say), functorch transforms, forward-mode derivatives, tracing, and what torch
-    refuses. ``fractional_max_pool`` and ``max_unpool`` stay torch's. ``torch.compile`` generates
-    code from torch's own operators; pooling that it does not generate itself calls the dispatcher,
-    and is served.
+    or poolkit refuses. ``fractional_max_pool`` and ``max_unpool`` stay torch's.
+
+    ``torch.compile`` and ``torch.export`` see torch's own operators. Inductor generates code for
+    most of them; where it calls one instead, as for ``max_pool`` in code compiled for inference
+    under the patch, that call is served while the patch is on. ``run_decompositions`` under the
+    patch leaves ``max_pool`` without indices whole.
 
     Patches nest: as many calls of `unpatch_torch` undo as many of `patch_torch`.
 
@@ -124,12 +130,16 @@ class _Override(NamedTuple):
     """From the input's shape and the operator's further arguments."""
     raw: Callable[[Tensor, Packed], Any]
     differentiable: Callable[[Tensor, Window], Any]
+    keys: tuple[str, ...] = ("AutogradCPU", "CPU")
+    """AutogradCPU first: a composite operator with a CPU kernel alone has no derivative."""
 
 
 # What torch has CPU kernels for, in every layout: elsewhere it raises, and goes on doing so.
 _FLOATS = frozenset({torch.float32, torch.float64, torch.float16, torch.bfloat16})
 _WIDE = frozenset({torch.float32, torch.float64})
 _NUMBERS = _FLOATS | {torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64}
+
+_COMPOSED = ("AutogradCPU",)
 
 Ints = Sequence[int]
 
@@ -185,18 +195,20 @@ def _overrides() -> Iterator[_Override]:
         return values, indices_of(offsets, packed)
 
     for rank in (1, 2, 3):
+        flat = {"keys": _COMPOSED} if rank == 1 else {}  # 1-D operators are composed of 2-D ones
         fixed = functools.partial(_max_window, rank)
         numbers = _NUMBERS if rank == 2 else _FLOATS
         yield _Override(f"max_pool{rank}d", numbers, fixed, largest, ops.max_pool)
-        yield _Override(f"max_pool{rank}d_with_indices", numbers, fixed, indexed, _indexed)
+        yield _Override(f"max_pool{rank}d_with_indices", numbers, fixed, indexed, _indexed, **flat)
         averaged = functools.partial(_avg_window, rank)
         wide = _WIDE if rank == 3 else _FLOATS
-        yield _Override(f"avg_pool{rank}d", wide, averaged, average, ops.avg_pool)
+        yield _Override(f"avg_pool{rank}d", wide, averaged, average, ops.avg_pool, **flat)
         adaptive = functools.partial(_adaptive_window, rank)
-        yield _Override(f"adaptive_max_pool{rank}d", _FLOATS, adaptive, indexed, _indexed)
-        for name in (f"adaptive_avg_pool{rank}d", f"_adaptive_avg_pool{rank}d"):
-            if hasattr(torch.ops.aten, name):  # the second is what programs call after export
-                yield _Override(name, _FLOATS, adaptive, average, ops.avg_pool)
+        yield _Override(f"adaptive_max_pool{rank}d", _FLOATS, adaptive, indexed, _indexed, **flat)
+        means = (_FLOATS, adaptive, average, ops.avg_pool)
+        yield _Override(f"adaptive_avg_pool{rank}d", *means, keys=_COMPOSED)
+        if rank > 1:
+            yield _Override(f"_adaptive_avg_pool{rank}d", *means)
 
 
 def _window(override: _Override, shape: torch.Size, dtype: torch.dtype, *args: Any) -> Any:
@@ -219,13 +231,10 @@ def _window(override: _Override, shape: torch.Size, dtype: torch.dtype, *args: A
     return window if same else None
 
 
-_CPU, _AUTOGRAD = "CPU", "AutogradCPU"
-
-
 def _plain(key: str) -> int:
     """The dispatch keys, as a number, of a call on a dense CPU tensor that has arrived at ``key``."""
     keys = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)  # noqa: SLF001  no public name
-    if key == _AUTOGRAD:
+    if key == "AutogradCPU":
         keys = keys | torch._C.DispatchKeySet(torch._C.DispatchKey.AutogradCPU)  # noqa: SLF001
     return int(keys.raw_repr())
 
@@ -233,7 +242,7 @@ def _plain(key: str) -> int:
 def _kernel(patch: "_Patch", override: _Override, key: str, window_of: Any) -> Callable[..., Any]:
     """The kernel to register for ``override`` and ``key``."""
     stock = torch.library.get_kernel(f"aten::{override.name}", key)
-    plain, differentiates = _plain(key), key == _AUTOGRAD
+    plain, differentiates = _plain(key), key == "AutogradCPU"
     raw, differentiable = override.raw, override.differentiable
     note, thread = patch.threads.add, threading.get_ident
 
@@ -266,13 +275,13 @@ class _Patch:
         self.threads: set[int] = set()
         """Those that have called an overridden operator."""
         self._lock = threading.Lock()
-        self._libraries: list[torch.library.Library] = []
+        self._library: torch.library.Library | None = None
         self._removed: list[Any] = []
 
     def begin(self) -> None:
         """One patch more."""
         with self._lock:
-            if not self._libraries:
+            if self._library is None:
                 self._register()
             self.depth += 1
 
@@ -295,48 +304,42 @@ class _Patch:
     def _register(self) -> None:
         """Override every operator, or none if anything goes wrong."""
         self.threads.clear()
-        kernels: dict[str, list[tuple[str, Callable[..., Any]]]] = {_AUTOGRAD: [], _CPU: []}
-        for override in _overrides():
-            window = functools.lru_cache(_MOST_WINDOWS)(functools.partial(_window, override))
-            for key, registered in kernels.items():
-                registered.append((override.name, _kernel(self, override, key, window)))
-        libraries = []
+        library = torch.library.Library("aten", "IMPL")
         try:
-            # AutogradCPU first: composite operators lose their derivative with a CPU kernel alone.
-            for key, registered in kernels.items():
-                libraries.append(torch.library.Library("aten", "IMPL", key))
-                for name, kernel in registered:
-                    _register_quietly(libraries[-1], name, kernel)
+            for override in _overrides():
+                window = functools.lru_cache(_MOST_WINDOWS)(functools.partial(_window, override))
+                for key in override.keys:
+                    kernel = _kernel(self, override, key, window)
+                    _register_quietly(library, override.name, kernel, key)
         except BaseException:
-            _destroy(libraries)
+            _destroy(library)
             raise
-        self._libraries = libraries
+        self._library = library
 
     def _remove_if_safe(self) -> None:
-        if self.depth or not self._libraries or _busy(self.threads):
+        if self.depth or self._library is None or _busy(self.threads):
             return
-        # The call that removes them is itself on its way through one: keep it until the next time.
+        # The call that removes them is itself on its way through one: keep them until the next time.
         self._removed = [
             torch.library.get_kernel(f"aten::{override.name}", key)
             for override in _overrides()
-            for key in (_AUTOGRAD, _CPU)
+            for key in override.keys
         ]
-        _destroy(self._libraries)
-        self._libraries = []
+        _destroy(self._library)
+        self._library = None
 
 
 def _register_quietly(
-    library: torch.library.Library, name: str, kernel: Callable[..., Any]
+    library: torch.library.Library, name: str, kernel: Callable[..., Any], key: str
 ) -> None:
     with warnings.catch_warnings():
         # Torch says, once per process, that a kernel is overridden: it is meant to be.
         warnings.filterwarnings("ignore", "Warning only once for all operators", UserWarning)
-        library.impl(name, kernel, with_keyset=True)
+        library.impl(name, kernel, key, with_keyset=True)
 
 
-def _destroy(libraries: list[torch.library.Library]) -> None:
-    for library in reversed(libraries):
-        library._destroy()  # noqa: SLF001  `del` does the same, once nothing else holds it
+def _destroy(library: torch.library.Library) -> None:
+    library._destroy()  # noqa: SLF001  `del` does the same, once nothing else holds it
 
 
 def _busy(threads: set[int]) -> bool:
