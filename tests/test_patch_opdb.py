@@ -24,7 +24,7 @@ from poolkit.testing import (
     sample,
 )
 
-DTYPES = (*testing.FLOATS, *testing.INTEGERS)
+DTYPES = (torch.float32, torch.bfloat16, torch.uint8, torch.int64)
 OPERATORS = [op for op in op_db if "nn.functional." in op.name and "pool" in op.name]
 MODULES = [info for info in module_db if "Pool" in info.module_cls.__name__]
 
@@ -110,7 +110,7 @@ def test_operator_samples(op, dtype):
     calls = [
         (call(name, in_dtype(s.input, dtype), *s.args, **s.kwargs),
          bound(function, s.args, s.kwargs))
-        for s in itertools.islice(made, 0, None, 2 if dtype is torch.float32 else 20)
+        for s in itertools.islice(made, 0, None, 2 if dtype is torch.float32 else 25)
     ]  # fmt: skip
     assert calls
     compare_patched(calls)
