@@ -215,6 +215,12 @@ def twice(f, x):
 
 
 def dual(f, x):
+    """A forward-mode derivative of plain tensors."""
+    with fwad.dual_level():
+        return fwad.unpack_dual(f(fwad.make_dual(x, x + 1)))
+
+
+def reverse_over_dual(f, x):
     x = x.clone().requires_grad_()
     with fwad.dual_level():
         value, tangent = fwad.unpack_dual(f(fwad.make_dual(x, x.detach() + 1)))
@@ -232,6 +238,7 @@ TRANSFORMS = {
     "grad under autograd": under_autograd,
     "twice": twice,
     "dual": dual,
+    "reverse over dual": reverse_over_dual,
 }
 
 
@@ -266,6 +273,8 @@ def test_autocast_keeps_torch_s_rule(patched):
     [
         lambda: TF.max_pool2d(X, 0),
         lambda: TF.max_pool2d(X, 2, padding=2),
+        lambda: TF.max_pool2d(X, 3, 1, 2),  # poolkit itself would compute this
+        lambda: TF.avg_pool1d(X[0], 3, 1, 2),
         lambda: TF.max_pool2d(X, 2, stride=0),
         lambda: TF.max_pool2d(X, 20),
         lambda: TF.max_pool2d(X[0, 0], 2),
@@ -330,6 +339,7 @@ def test_tracers_see_torch_s_operators():
     with poolkit.patched_torch():
         assert [graph(trace) for trace in (fx, program, decomposed)] == stock
         assert "poolkit" not in str(torch.jit.trace(NET, X).inlined_graph)
+    assert [graph(trace) for trace in (fx, program, decomposed)] == stock
 
 
 @pytest.mark.filterwarnings("ignore")  # of the compiler

@@ -20,6 +20,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import thread as executor
+from types import CodeType
 from typing import Any, NamedTuple
 
 import torch
@@ -306,7 +307,7 @@ class _Patch:
     def _register(self) -> None:
         """Override every operator, or none if anything goes wrong."""
         self.threads.clear()
-        library = torch.library.Library("aten", "IMPL")
+        library = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
         try:
             for override in _overrides():
                 window = functools.lru_cache(_MOST_WINDOWS)(functools.partial(_window, override))
@@ -337,11 +338,12 @@ def _register_quietly(
     with warnings.catch_warnings():
         # Torch says, once per process, that a kernel is overridden: it is meant to be.
         warnings.filterwarnings("ignore", "Warning only once for all operators", UserWarning)
-        library.impl(name, kernel, key, with_keyset=True)
+        library.impl(name, kernel, key, with_keyset=True)  # type: ignore[no-untyped-call]
 
 
 def _destroy(library: torch.library.Library) -> None:
-    library._destroy()  # noqa: SLF001  `del` does the same, once nothing else holds it
+    # `del` does the same, once nothing else holds it.
+    library._destroy()  # type: ignore[no-untyped-call]  # noqa: SLF001
 
 
 def _busy(threads: set[int]) -> bool:
@@ -356,11 +358,11 @@ def _busy(threads: set[int]) -> bool:
     return any(thread in frames and not _waits(frames[thread].f_code) for thread in others)
 
 
-def _waits(code: Any) -> bool:
+def _waits(code: CodeType) -> bool:
     """Whether a thread whose innermost function this is waits for another thread."""
     if code.co_filename == threading.__file__:
         return code.co_name != "run"  # which calls what the user gave it
-    return code is executor._worker.__code__  # type: ignore[attr-defined]  # noqa: SLF001  an idle executor's
+    return code is executor._worker.__code__  # noqa: SLF001  that of an executor without work
 
 
 _patch = _Patch()
