@@ -9,6 +9,9 @@ from .accelerate import restore as restore
 from .config import show_config as show_config
 from .errors import ArgumentError as ArgumentError
 from .errors import DtypeError as DtypeError
+from .patch import patch_torch as patch_torch
+from .patch import patched_torch as patched_torch
+from .patch import unpatch_torch as unpatch_torch
 from .selfcheck import selfcheck as selfcheck
 
 

@@ -142,6 +142,20 @@ def _digits(x: torch.Tensor) -> str:
     )
 
 
+@cli.command(
+    name="run",
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+)
+@click.option("-m", "as_module", is_flag=True, help="SCRIPT is the name of a module.")
+@click.argument("script")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def run_command(script: str, arguments: tuple[str, ...], as_module: bool) -> int:
+    """Run a script of yours with torch's pooling on poolkit's kernels, without touching it."""
+    from .run import run_script
+
+    return run_script(script, arguments, as_module)
+
+
 @cli.command()
 def config() -> None:
     """Say which kernels serve, and on what."""
