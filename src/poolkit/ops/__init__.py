@@ -21,6 +21,7 @@ from torch.compiler import is_compiling
 
 from .. import cpu, reference
 from ..window import Packed, Window, unpack
+from . import inductor
 
 R = TypeVar("R")
 
@@ -125,8 +126,18 @@ def _load() -> dict[str, tuple[Callable[..., Any], Callable[..., Any]]]:
         for overload in (name, f"{name}.text"):
             # The reference serves devices without a kernel of ours, through the same operator.
             torch.library.impl(f"poolkit::{overload}", "CompositeExplicitAutograd", slow)
-            torch.library.register_fake(f"poolkit::{overload}", fake)
+            torch.library.register_fake(f"poolkit::{overload}", _before_lowering(fake))
     return {name: _overloads(getattr(torch.ops.poolkit, name)) for name in _OPERATORS}
+
+
+def _before_lowering(fake: Callable[..., Any]) -> Callable[..., Any]:
+    """``fake``, which every compiler calls: the moment to tell inductor how to lower."""
+
+    def called(*args: Any) -> Any:
+        inductor.register(tuple(_OPERATORS))
+        return fake(*args)
+
+    return called
 
 
 def _overloads(operator: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
