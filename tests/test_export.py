@@ -6,8 +6,8 @@ import sys
 import pytest
 import torch
 
-from poolkit import nn, ops
 from poolkit import functional as F
+from poolkit import nn, ops
 from poolkit.testing import assert_close, sample
 
 pytestmark = [
@@ -41,7 +41,7 @@ class EveryFamily(torch.nn.Module):
     def __init__(self):
         super().__init__()
         self.pools = torch.nn.ModuleList([
-            nn.MaxPool2d(3, 2, 1), nn.MaxPool2d(2, padding="same", padding_mode="reflect"),
+            nn.MaxPool2d(3, 2, 1), nn.MaxPool2d(2, padding=1, padding_mode="reflect"),
             nn.AvgPool2d(3, 2, 1, True, False), nn.LPPool2d(2, 2), nn.LPPool2d(3, 2, absolute=True),
             nn.AdaptiveAvgPool2d((3, 2)), nn.GlobalAvgPool2d(), nn.GlobalMaxPool2d(flatten=True),
         ])  # fmt: skip
@@ -61,19 +61,27 @@ class EveryFamily(torch.nn.Module):
         return tuple(found)
 
 
-def exported(strict):
+class EveryOperator(torch.nn.Module):
+    """Each operator of poolkit that a program for inference calls."""
+
+    def forward(self, x):
+        y, i = F.max_pool2d(torch.relu(x), 3, 2, 1, return_indices=True)
+        return y, i, F.max_pool2d(y, 2), F.adaptive_avg_pool2d(x, (3, 2)), F.lp_pool2d(x, 2, 2)
+
+
+def exported(model, strict):
     any_size = torch.export.Dim.DYNAMIC
     dims = {0: torch.export.Dim("n", min=1, max=64), 2: any_size, 3: any_size}
     x = sample((2, 3, 12, 11))
-    return torch.export.export(EveryFamily().eval(), (x,), dynamic_shapes=(dims,), strict=strict)
+    return torch.export.export(model, (x,), dynamic_shapes=(dims,), strict=strict)
 
 
-def run_elsewhere(kind, path, tmp_path, imports="import poolkit"):
+def run_elsewhere(kind, model, path, tmp_path, imports="import poolkit"):
     """Load and run a program in a new process, with other sizes than it was made with."""
     inputs = [sample((2, 3, 12, 11)), sample((5, 3, 9, 14))]
     data = tmp_path / "data.pt"
     with torch.no_grad():
-        torch.save([(x, EveryFamily()(x)) for x in inputs], data)
+        torch.save([(x, model(x)) for x in inputs], data)
     code = PROCESS.format(imports=imports, load=LOAD[kind])
     return subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code, path, data],
@@ -84,13 +92,13 @@ def run_elsewhere(kind, path, tmp_path, imports="import poolkit"):
 @pytest.mark.parametrize("strict", [False, True])
 def test_saved_program(strict, tmp_path):
     """Its operators come with `import poolkit`; without it torch says which one is missing."""
-    path = tmp_path / "program.pt2"
-    torch.export.save(exported(strict), path)
-    run = run_elsewhere("export", path, tmp_path)
+    path, model = tmp_path / "program.pt2", EveryFamily()
+    torch.export.save(exported(model, strict), path)
+    run = run_elsewhere("export", model, path, tmp_path)
     assert run.stdout == "equal\n", run.stderr
     if strict:
         return
-    run = run_elsewhere("export", path, tmp_path, imports="")
+    run = run_elsewhere("export", model, path, tmp_path, imports="")
     assert run.returncode
     assert "poolkit" in run.stderr
 
@@ -112,7 +120,8 @@ def test_program_checks_repeated_indices():
 def test_packaged_program(tmp_path, monkeypatch):
     """AOTInductor: `import poolkit` loads the operators that the package calls."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
-    path = tmp_path / "model.pt2"
-    torch._inductor.aoti_compile_and_package(exported(strict=False), package_path=str(path))
-    run = run_elsewhere("package", path, tmp_path)
+    path, model = tmp_path / "model.pt2", EveryOperator()
+    program = exported(model, strict=False)
+    torch._inductor.aoti_compile_and_package(program, package_path=str(path))
+    run = run_elsewhere("package", model, path, tmp_path)
     assert run.stdout == "equal\n", run.stderr

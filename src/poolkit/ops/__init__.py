@@ -202,6 +202,13 @@ def _kept(window: Packed) -> Packed:
     return tuple([n + 0 for n in window])
 
 
+def _traceable(window: Packed) -> Packed:
+    """The window as compiled autograd, which traces backward passes, can hand it to an operator."""
+    if isinstance(window, str) and is_compiling():
+        return tuple([int(n) for n in window.split()])
+    return window
+
+
 class _MaxPool(Function):
     @staticmethod
     def forward(x: Tensor, window: Packed) -> tuple[Tensor, Tensor]:
@@ -401,11 +408,12 @@ class _L2PoolEager(Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
         x, y = ctx.saved_tensors
+        window = _traceable(ctx.window)
         if not is_grad_enabled():
-            return _raw_l2_pool_backward(g, y, x, ctx.window), None
+            return _raw_l2_pool_backward(g, y, x, window), None
         # Somebody differentiates the gradient: in steps that have derivatives of their own.
-        shares = _l2_shares(g, y, unpack(ctx.window)[0])
-        return avg_pool_backward(shares, ctx.window) * x, None
+        shares = _l2_shares(g, y, unpack(window)[0])
+        return avg_pool_backward(shares, window) * x, None
 
 
 transforms_active: Callable[[], bool] = torch._C._are_functorch_transforms_active  # noqa: SLF001  no public name
@@ -611,6 +619,7 @@ def plane_indices(offsets: Tensor, window: Window | Packed) -> Tensor:
 
 def pick(x: Tensor, offsets: Tensor, packed: Packed) -> Tensor:
     """The values of ``x`` at the cells that the offsets name."""
+    packed = _traceable(packed)
     if not differentiates(x):
         return _raw_pick(x, offsets, packed)
     values: Tensor = _apply(_Pick, _PickForward, x, offsets, packed)
@@ -619,6 +628,7 @@ def pick(x: Tensor, offsets: Tensor, packed: Packed) -> Tensor:
 
 def scatter(g: Tensor, offsets: Tensor, packed: Packed) -> Tensor:
     """The sum, at each cell, of the values whose offset names it."""
+    packed = _traceable(packed)
     if not differentiates(g):
         return _raw_scatter(g, offsets, packed)
     sums: Tensor = _apply(_Scatter, _ScatterForward, g, offsets, packed)
@@ -627,6 +637,7 @@ def scatter(g: Tensor, offsets: Tensor, packed: Packed) -> Tensor:
 
 def avg_pool_backward(g: Tensor, packed: Packed) -> Tensor:
     """The adjoint of the average: every output's value, divided, at each of its cells."""
+    packed = _traceable(packed)
     if not differentiates(g):
         return _raw_avg_pool_backward(g, packed)
     spread: Tensor = _apply(_AvgPoolBackward, _AvgPoolBackwardForward, g, packed)
