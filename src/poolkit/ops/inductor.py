@@ -35,13 +35,15 @@ def register(names: Sequence[str]) -> None:
 def _following_gradient(fallback: Callable[..., Any]) -> Callable[..., Any]:
     """``fallback`` with a window that asks for the memory format which the gradient ``g`` has."""
     from torch._inductor import ir
+    from torch._inductor.virtualized import V
 
     def lower(g: Any, *tensors: Any) -> Any:
         *tensors, window = tensors
         g = ir.ExternKernel.realize_input(g)
         if ir.is_storage_and_layout(g):
             ir.as_storage_and_layout(g, freeze=True)
-        layout = suggest_memory_format(ir.ir_node_to_tensor(g))
+        with V.graph.fake_mode:  # sizes may be symbolic
+            layout = suggest_memory_format(ir.ir_node_to_tensor(g))
         channels_last = layout is not torch.contiguous_format
         return fallback(g, *tensors, [window[0] & ~1 | channels_last, *window[1:]])
 
