@@ -127,7 +127,7 @@ def measure(model: Model, phase: str, layout: str, seconds: float) -> Record:
     set_threads("all")
     dtype, allowed = CLOSE[phase]
     run = _runner(model, phase, layout, dtype, min(model.batch, 2))
-    difference = _difference(run(), with_poolkit(run))
+    apart = difference(run(), with_poolkit(run))
     del run
     record = {
         "model": model.name,
@@ -137,8 +137,8 @@ def measure(model: Model, phase: str, layout: str, seconds: float) -> Record:
         "layout": layout,
         "threads": "all",
         "thread_count": torch.get_num_threads(),
-        "difference": difference,
-        "wrong": not difference <= allowed,
+        "difference": apart,
+        "wrong": not apart <= allowed,
     }
     if record["wrong"]:
         return record
@@ -200,7 +200,7 @@ def _runner(
     return functools.partial(step if phase == "step" else inference, net, x)
 
 
-def _difference(theirs: list[Tensor], ours: list[Tensor]) -> float:
+def difference(theirs: list[Tensor], ours: list[Tensor]) -> float:
     """The norm of the difference over the norm: of all results as one vector."""
     pairs = list(zip(theirs, ours, strict=True))
     apart = sum(float((a - b).double().square().sum()) for a, b in pairs)

@@ -104,7 +104,7 @@ def _output_size(
 ) -> tuple[int, ...]:
     sizes, ratios = size_or_ratio(where, rank, output_size, output_ratio)
     if ratios is not None:
-        sizes = tuple(int(extent * r) for extent, r in zip(extents, ratios, strict=True))
+        sizes = tuple(torch.sym_int(extent * r) for extent, r in zip(extents, ratios, strict=True))
         if min(sizes) < 1:
             raise ArgumentError(f"{where}: output_ratio {output_ratio!r} gives the size {sizes}")
     assert sizes is not None
@@ -132,8 +132,8 @@ def _starts(u: Tensor, extent: int, kernel: int, out: int) -> Tensor:
     if out == 1:
         return last
     # The quotient too is taken in the samples' dtype, as torch takes it.
-    room = torch.tensor(extent - kernel, dtype=u.dtype, device=u.device)
-    a = room / torch.tensor(out - 1, dtype=u.dtype, device=u.device)
+    room = torch.full((), extent - kernel, dtype=u.dtype, device=u.device)
+    a = room / torch.full((), out - 1, dtype=u.dtype, device=u.device)
     j = torch.arange(out - 1, device=u.device).to(u.dtype)
     u = u[..., None]
     starts = ((j + u) * a).to(torch.int64) - (u * a).to(torch.int64)

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._prims_common import suggest_memory_format
+from torch.autograd import Function
+from torch.compiler import is_compiling
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from .. import onnx, ops
@@ -158,14 +160,45 @@ def _scatter(where: str, values: Tensor, index: Tensor, cells: int, duplicates: 
     nobody = torch.full_like(empty, -1, dtype=torch.int64)
     winner = nobody.scatter_reduce(-1, index, number, "amax")
     if duplicates == "error":
-        repeated = index.numel() - int((winner >= 0).sum())
-        if repeated > 0:
-            raise ArgumentError(
-                f"{where}: duplicates='error', and {repeated} of {index.numel()} indices repeat "
-                f"another"
-            )
+        _refuse_repeats(where, index, winner)
     chosen = values.gather(-1, winner.clamp(min=0))
     return torch.where(winner >= 0, chosen, torch.zeros_like(chosen))
+
+
+def _refuse_repeats(where: str, index: Tensor, winner: Tensor) -> None:
+    single = (winner >= 0).sum()
+    expected = f"{where}: duplicates='error', and"
+    if readable(index):
+        repeated = index.numel() - int(single)
+        if repeated > 0:
+            raise ArgumentError(f"{expected} {repeated} of {index.numel()} indices repeat another")
+        return
+    # What is traced has no values yet: the check becomes a part of it.
+    mapped = not is_compiling() and ops.transforms_active()
+    check = _Assert.apply if mapped else torch._assert_async  # noqa: SLF001  no public name
+    check(single == index.numel(), f"{expected} an index repeats another")
+
+
+class _Assert(Function):
+    """``torch._assert_async`` for `torch.func`: vmap has no rule for that."""
+
+    @staticmethod
+    def forward(holds: Tensor, message: str) -> Tensor:
+        if not bool(holds.all()):
+            raise ArgumentError(message)
+        return holds.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.mark_non_differentiable(output)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, holds: Tensor, message: str) -> Any:
+        return _Assert.apply(holds, message), in_dims[0]
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> None:
+        return None
 
 
 def _ascending(values: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:

@@ -21,6 +21,7 @@ from torch.compiler import is_compiling
 
 from .. import cpu, onnx, reference
 from ..window import Packed, Window, unpack
+from . import inductor
 
 R = TypeVar("R")
 
@@ -125,8 +126,18 @@ def _load() -> dict[str, tuple[Callable[..., Any], Callable[..., Any]]]:
         for overload in (name, f"{name}.text"):
             # The reference serves devices without a kernel of ours, through the same operator.
             torch.library.impl(f"poolkit::{overload}", "CompositeExplicitAutograd", slow)
-            torch.library.register_fake(f"poolkit::{overload}", fake)
+            torch.library.register_fake(f"poolkit::{overload}", _before_lowering(fake))
     return {name: _overloads(name) for name in _OPERATORS}
+
+
+def _before_lowering(fake: Callable[..., Any]) -> Callable[..., Any]:
+    """``fake``, which every compiler calls: the moment to tell inductor how to lower."""
+
+    def called(*args: Any) -> Any:
+        inductor.register(tuple(_OPERATORS))
+        return fake(*args)
+
+    return called
 
 
 def _or_onnx(name: str, serves: Callable[..., Any]) -> Callable[..., Any]:
@@ -196,6 +207,13 @@ def _kept(window: Packed) -> Packed:
     if isinstance(window, str) or not is_compiling():
         return window
     return tuple([n + 0 for n in window])
+
+
+def _traceable(window: Packed) -> Packed:
+    """The window as compiled autograd, which traces backward passes, can hand it to an operator."""
+    if isinstance(window, str) and is_compiling():
+        return tuple([int(n) for n in window.split()])
+    return window
 
 
 class _MaxPool(Function):
@@ -397,11 +415,12 @@ class _L2PoolEager(Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
         x, y = ctx.saved_tensors
+        window = _traceable(ctx.window)
         if not is_grad_enabled():
-            return _raw_l2_pool_backward(g, y, x, ctx.window), None
+            return _raw_l2_pool_backward(g, y, x, window), None
         # Somebody differentiates the gradient: in steps that have derivatives of their own.
-        shares = _l2_shares(g, y, unpack(ctx.window)[0])
-        return avg_pool_backward(shares, ctx.window) * x, None
+        shares = _l2_shares(g, y, unpack(window)[0])
+        return avg_pool_backward(shares, window) * x, None
 
 
 transforms_active: Callable[[], bool] = torch._C._are_functorch_transforms_active  # noqa: SLF001  no public name
@@ -607,6 +626,7 @@ def plane_indices(offsets: Tensor, window: Window | Packed) -> Tensor:
 
 def pick(x: Tensor, offsets: Tensor, packed: Packed) -> Tensor:
     """The values of ``x`` at the cells that the offsets name."""
+    packed = _traceable(packed)
     if not differentiates(x):
         return _raw_pick(x, offsets, packed)
     values: Tensor = _apply(_Pick, _PickForward, x, offsets, packed)
@@ -615,6 +635,7 @@ def pick(x: Tensor, offsets: Tensor, packed: Packed) -> Tensor:
 
 def scatter(g: Tensor, offsets: Tensor, packed: Packed) -> Tensor:
     """The sum, at each cell, of the values whose offset names it."""
+    packed = _traceable(packed)
     if not differentiates(g):
         return _raw_scatter(g, offsets, packed)
     sums: Tensor = _apply(_Scatter, _ScatterForward, g, offsets, packed)
@@ -623,6 +644,7 @@ def scatter(g: Tensor, offsets: Tensor, packed: Packed) -> Tensor:
 
 def avg_pool_backward(g: Tensor, packed: Packed) -> Tensor:
     """The adjoint of the average: every output's value, divided, at each of its cells."""
+    packed = _traceable(packed)
     if not differentiates(g):
         return _raw_avg_pool_backward(g, packed)
     spread: Tensor = _apply(_AvgPoolBackward, _AvgPoolBackwardForward, g, packed)

@@ -1,0 +1,95 @@
+"""Whole networks through torch.compile: poolkit's pooling against torch's, and not compiled.
+
+Inductor makes loops of torch's pooling and fuses them with what stands beside; poolkit's operators
+are calls in its program. This measures what comes of it.
+"""
+
+import argparse
+import functools
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch.profiler import profile
+
+from . import models
+from .measure import ratios, set_threads
+from .models import Model, Record, Run
+from .timing import in_turns
+
+NAMES = ("model-resnet-18", "model-squeezenet", "model-inception-v3")
+BATCH = 2
+
+
+def measure(model: Model, phase: str, seconds: float) -> Record:
+    """Compile with either pooling, and time both and poolkit's without the compiler in turns.
+
+    ``speedup`` is that of compiled poolkit over ``torch``, compiled too, and over ``eager``, which
+    is poolkit again. ``operators`` are those of poolkit that the compiled network calls.
+    """
+    torch._dynamo.reset()
+    runs = {name: _run(model, phase, name) for name in ("poolkit", "torch", "eager")}
+    with torch._inductor.config.patch(fallback_random=True):  # the same dropout everywhere
+        results = {name: run() for name, run in runs.items()}
+    with profile() as seen:
+        runs["poolkit"]()
+    return {
+        "title": model.title,
+        "size": model.size,
+        "phase": phase,
+        "operators": sorted({e.name for e in seen.events() if e.name.startswith("poolkit::")}),
+        "difference": models.difference(results["eager"], results["poolkit"]),
+        **ratios(in_turns(runs, seconds, least_rounds=5)),
+    }
+
+
+def _run(model: Model, phase: str, name: str) -> Run:
+    net, x = models.build(model).train(phase == "step"), models.image(model)
+    compiled = net if name == "eager" else torch.compile(net)
+    run = functools.partial(models.step if phase == "step" else models.inference, compiled, x)
+    return run if name == "torch" else functools.partial(models.with_poolkit, run)
+
+
+def table(records: Sequence[Record]) -> Table:
+    """Ratios above 1 say that compiled poolkit is the faster one."""
+    made = Table("network", "input", "phase", "compiled torch / ours", "eager poolkit / ours")
+    for record in records:
+        over = [record["speedup"][name] for name in ("torch", "eager")]
+        ratio = [f"{s['median']:.2f} ({s['p10']:.2f}-{s['p90']:.2f})" for s in over]
+        made.add_row(record["title"], record["size"], record["phase"], *ratio)
+    return made
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(prog="python -m benchmarks.compiled_models", description=__doc__)
+    known = {m.name: m for m in models.MODELS}
+    p.add_argument("--model", nargs="+", choices=known, default=NAMES, help="(%(default)s)")
+    p.add_argument("--phase", nargs="+", choices=models.PHASES, default=models.PHASES)
+    p.add_argument("--batch", type=int, default=BATCH, help="(%(default)s)")
+    p.add_argument("--threads", choices=("1", "all"), default="all", help="(%(default)s)")
+    p.add_argument("--seconds", type=float, default=60, help="per network (%(default)s)")
+    return p
+
+
+def main() -> None:
+    args = parser().parse_args()
+    if reason := models.missing():
+        raise SystemExit(reason)
+    set_threads(args.threads)
+    console = Console()
+    records = []
+    for model in (replace(m, batch=args.batch) for m in models.MODELS if m.name in args.model):
+        for phase in args.phase:
+            records.append(measure(model, phase, args.seconds))
+            console.print(table(records[-1:]))
+            console.print(
+                f"rounds {records[-1]['rounds']}, difference {records[-1]['difference']:.1e}, "
+                f"operators {', '.join(records[-1]['operators'])}"
+            )
+    console.print(table(records))
+
+
+if __name__ == "__main__":
+    main()
