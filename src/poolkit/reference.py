@@ -254,6 +254,60 @@ def lp_pool(x: Tensor, norm_type: float, window: Window, absolute: bool = False)
     return _formatted(norms.to(dtype), window.output_shape(x.shape), suggest_memory_format(x))
 
 
+def _indices(indices: Tensor, window: Window) -> Tensor:
+    """The flattened indices, each checked."""
+    index, cells = _flat(indices, window.rank), math.prod([axis.size for axis in window.axes])
+    if not index.is_meta and bool(((index < 0) | (index >= cells)).any()):
+        raise ArgumentError(f"indices must be from 0 to {cells - 1}")
+    return index
+
+
+def _last(index: Tensor, cells: int) -> Tensor:
+    """The number of the last value that names each cell, or -1."""
+    order = torch.arange(index.shape[-1], device=index.device).expand(index.shape)
+    nobody = torch.full((*index.shape[:-1], cells), -1, device=index.device)
+    return nobody.scatter_reduce(-1, index, order, "amax")
+
+
+def put(x: Tensor, indices: Tensor, window: Window, channels_last: bool) -> Tensor:
+    """A plane of zeros with ``x`` at ``indices``; the last value in row-major order stays.
+
+    ``x`` and ``indices`` ``(N, C, *out)`` give ``(N, C, *spatial)``, channels last if asked. Only
+    the extents of ``window`` count.
+    """
+    index, shape = _indices(indices, window), window.input_shape(x.shape)
+    writer = _last(index, math.prod(shape[x.dim() - window.rank :]))
+    values = _flat(_wide(x), window.rank).gather(-1, writer.clamp(min=0)).masked_fill(writer < 0, 0)
+    return _formatted(values.to(x.dtype), shape, _gradient_format(len(shape), channels_last))
+
+
+def put_backward(g: Tensor, indices: Tensor, window: Window, channels_last: bool) -> Tensor:
+    """The adjoint of :func:`put`: each cell's value, for the last value that names the cell."""
+    index, cells = _indices(indices, window), _flat(_wide(g), window.rank)
+    order = torch.arange(index.shape[-1], device=g.device)
+    stays = _last(index, cells.shape[-1]).gather(-1, index) == order
+    values = cells.gather(-1, index).masked_fill(~stays, 0).to(g.dtype)
+    return _formatted(values, indices.shape, _gradient_format(g.dim(), channels_last))
+
+
+def add_at(g: Tensor, indices: Tensor, window: Window, channels_last: bool) -> Tensor:
+    """The sum, per cell, of the values whose index names it: shapes as for :func:`put`.
+
+    Starts from 0 and adds in row-major order; half types are summed in float32, rounded once.
+    """
+    index, shape = _indices(indices, window), window.input_shape(g.shape)
+    parts = _flat(_accumulated(g), window.rank)
+    plane = math.prod(shape[g.dim() - window.rank :])
+    sums = parts.new_zeros((*parts.shape[:-1], plane)).scatter_add(-1, index, parts)
+    return _formatted(sums.to(g.dtype), shape, _gradient_format(len(shape), channels_last))
+
+
+def take(x: Tensor, indices: Tensor, window: Window, channels_last: bool) -> Tensor:
+    """The value of ``x`` at each index: the adjoint of :func:`add_at`."""
+    values = _flat(_wide(x), window.rank).gather(-1, _indices(indices, window)).to(x.dtype)
+    return _formatted(values, indices.shape, _gradient_format(x.dim(), channels_last))
+
+
 def max_unpool(
     x: Tensor, indices: Tensor, output_size: tuple[int, ...], duplicates: str = "last"
 ) -> Tensor:

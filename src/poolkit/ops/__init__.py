@@ -1,10 +1,10 @@
 """The raw operators, their fake kernels and their derivatives: torch only.
 
-Operators come in adjoint pairs, `pick` and `scatter`, `avg_pool` and `avg_pool_backward`. Each is
-the other's derivative, and `pick` is also the forward derivative of a maximum: there is no code for
-second derivatives, and every order works. Functional code calls `max_pool`, `max_pool_offsets`,
-`avg_pool` and `plane_indices` of this module; each goes to the raw operator at once unless
-something differentiates.
+Operators come in adjoint pairs, `pick` and `scatter`, `avg_pool` and `avg_pool_backward`, `put` and
+`put_backward`, `take` and `add_at`. Each is the other's derivative, and `pick` is also the forward
+derivative of a maximum: there is no code for second derivatives, and every order works. Functional
+code calls `max_pool`, `max_pool_offsets`, `avg_pool` and the like of this module; each goes to the
+raw operator at once unless something differentiates.
 """
 
 import math
@@ -20,7 +20,7 @@ from torch.autograd import forward_ad as fwad
 from torch.compiler import is_compiling
 
 from .. import cpu, reference
-from ..window import Packed, Window, unpack
+from ..window import Axis, Packed, Window, unpack
 
 R = TypeVar("R")
 
@@ -45,6 +45,22 @@ def _slow_scatter(g: Tensor, offsets: Tensor, window: Packed) -> Tensor:
 
 def _slow_plane_indices(offsets: Tensor, window: Packed) -> Tensor:
     return reference.plane_indices(offsets, unpack(window)[0])
+
+
+def _slow_put(x: Tensor, indices: Tensor, window: Packed) -> Tensor:
+    return reference.put(x, indices, *unpack(window))
+
+
+def _slow_put_backward(g: Tensor, indices: Tensor, window: Packed) -> Tensor:
+    return reference.put_backward(g, indices, *unpack(window))
+
+
+def _slow_add_at(g: Tensor, indices: Tensor, window: Packed) -> Tensor:
+    return reference.add_at(g, indices, *unpack(window))
+
+
+def _slow_take(x: Tensor, indices: Tensor, window: Packed) -> Tensor:
+    return reference.take(x, indices, *unpack(window))
 
 
 def _slow_avg_pool(x: Tensor, window: Packed) -> Tensor:
@@ -79,12 +95,25 @@ def _pooled(x: Tensor, window: Packed, dtype: torch.dtype | None = None) -> Tens
     )
 
 
-def _unpooled(g: Tensor, window: Packed) -> Tensor:
-    w, channels_last = unpack(window)
+def _flagged(x: Tensor, shape: Sequence[int], channels_last: bool) -> Tensor:
     layout = torch.contiguous_format
     if channels_last:
-        layout = torch.channels_last if g.dim() == 4 else torch.channels_last_3d
-    return torch.empty(w.input_shape(g.shape), dtype=g.dtype, device=g.device, memory_format=layout)
+        layout = torch.channels_last if x.dim() == 4 else torch.channels_last_3d
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout)
+
+
+def _unpooled(g: Tensor, window: Packed) -> Tensor:
+    w, channels_last = unpack(window)
+    return _flagged(g, w.input_shape(g.shape), channels_last)
+
+
+def _fake_put(x: Tensor, indices: Tensor, window: Packed) -> Tensor:
+    return _unpooled(x, window)
+
+
+def _fake_take(x: Tensor, indices: Tensor, window: Packed) -> Tensor:
+    w, channels_last = unpack(window)
+    return _flagged(x, w.output_shape(x.shape), channels_last)
 
 
 def _fake_max_pool_offsets(x: Tensor, window: Packed) -> tuple[Tensor, Tensor]:
@@ -102,6 +131,10 @@ _OPERATORS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "pick": (_slow_pick, lambda x, offsets, window: _pooled(x, window)),
     "scatter": (_slow_scatter, lambda g, offsets, window: _unpooled(g, window)),
     "plane_indices": (_slow_plane_indices, _fake_plane_indices),
+    "put": (_slow_put, _fake_put),
+    "put_backward": (_slow_put_backward, _fake_take),
+    "add_at": (_slow_add_at, _fake_put),
+    "take": (_slow_take, _fake_take),
     "avg_pool": (_slow_avg_pool, _pooled),
     "avg_pool_backward": (_slow_avg_pool_backward, _unpooled),
     "l2_pool": (_slow_l2_pool, _pooled),
@@ -296,6 +329,44 @@ class _PlaneIndicesForward(_PlaneIndices):
         return None
 
 
+class _Indexed(Function):
+    """``operator(x, at, window)``, linear in ``x``; `_ADJOINTS` names its adjoint."""
+
+    @staticmethod
+    def forward(operator: str, x: Tensor, at: Tensor, window: Packed) -> Tensor:
+        result: Tensor = _raw[operator](x, at, window)
+        return result
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.operator, _, at, window = inputs
+        ctx.window = _kept(window)
+        ctx.save_for_backward(at)
+        ctx.save_for_forward(at)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        adjoint = _ADJOINTS[ctx.operator]
+        return None, indexed(adjoint, g, ctx.saved_tensors[0], ctx.window), None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, operator: str, x: Tensor, at: Tensor, window: Packed) -> Any:
+        (x, at), unfold = _fold(info, in_dims[1:3], (x, at), _rank(window))
+        return unfold(indexed(operator, x, at, window)), 0
+
+
+class _IndexedForward(_Indexed):
+    @staticmethod
+    def jvp(ctx: Any, _operator: Any, t: Tensor, _at: Any, _window: Any) -> Any:
+        return indexed(ctx.operator, t, ctx.saved_tensors[0], ctx.window)
+
+
+_ADJOINTS = {
+    "put": "put_backward", "put_backward": "put",
+    "add_at": "take", "take": "add_at",
+}  # fmt: skip
+
+
 class _AvgPool(Function):
     @staticmethod
     def forward(x: Tensor, window: Packed) -> Tensor:
@@ -413,6 +484,7 @@ _direct_apply: dict[type[Function], Callable[..., Any]] = {
         _PickForward,
         _ScatterForward,
         _PlaneIndicesForward,
+        _IndexedForward,
         _AvgPoolForward,
         _AvgPoolBackwardForward,
     )
@@ -612,6 +684,40 @@ def scatter(g: Tensor, offsets: Tensor, packed: Packed) -> Tensor:
         return _raw_scatter(g, offsets, packed)
     sums: Tensor = _apply(_Scatter, _ScatterForward, g, offsets, packed)
     return sums
+
+
+def put(x: Tensor, indices: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Planes of ``sizes`` whose cells hold the last value of ``x`` that names them, or 0."""
+    return _to_cells("put", x, indices, sizes)
+
+
+def add_at(x: Tensor, indices: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Planes of ``sizes`` whose cells hold the sum of the values of ``x`` that name them."""
+    return _to_cells("add_at", x, indices, sizes)
+
+
+def _to_cells(operator: str, x: Tensor, indices: Tensor, sizes: Sequence[int]) -> Tensor:
+    packed = _wanted(x, plane(sizes, x.shape[x.dim() - len(sizes) :]))
+    if not differentiates(x):
+        result: Tensor = _raw[operator](x, indices, packed)
+        return result
+    return _restore_strides(x, lambda x: indexed(operator, x, indices, packed))
+
+
+def plane(sizes: Sequence[int], out: Sequence[int]) -> Window:
+    """A window of which only the extents count: those of cells, and those of values."""
+    axes = [Axis(size, o, 1, 1, 0, 0, 1) for size, o in zip(sizes, out, strict=True)]
+    return Window(tuple(axes))
+
+
+def indexed(operator: str, x: Tensor, at: Tensor, packed: Packed) -> Tensor:
+    """What the raw ``operator`` makes of ``x``, and its derivatives of every order."""
+    result: Tensor
+    if not differentiates(x):
+        result = _raw[operator](x, at, packed)
+    else:
+        result = _apply(_Indexed, _IndexedForward, operator, x, at, packed)
+    return result
 
 
 def avg_pool_backward(g: Tensor, packed: Packed) -> Tensor:
