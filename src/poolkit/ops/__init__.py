@@ -63,6 +63,26 @@ def _slow_take(x: Tensor, indices: Tensor, window: Packed) -> Tensor:
     return reference.take(x, indices, *unpack(window))
 
 
+def _slow_fractional_max_pool(x: Tensor, samples: Tensor, window: Packed) -> Tensor:
+    return _slow_fractional_max_pool_indices(x, samples, window)[0]
+
+
+def _slow_fractional_max_pool_indices(
+    x: Tensor, samples: Tensor, window: Packed
+) -> tuple[Tensor, Tensor]:
+    w, _ = unpack(window)
+    kernel = tuple(axis.kernel for axis in w.axes)
+    return reference.fractional_max_pool(x, kernel, w.output_size, samples)
+
+
+def _slow_fractional_avg_pool(x: Tensor, samples: Tensor, window: Packed) -> Tensor:
+    return reference.fractional_avg_pool(x, samples, unpack(window)[0])
+
+
+def _slow_fractional_avg_pool_backward(g: Tensor, samples: Tensor, window: Packed) -> Tensor:
+    return reference.fractional_avg_pool_backward(g, samples, *unpack(window))
+
+
 def _slow_avg_pool(x: Tensor, window: Packed) -> Tensor:
     return reference.avg_pool(x, unpack(window)[0])
 
@@ -120,6 +140,14 @@ def _fake_max_pool_offsets(x: Tensor, window: Packed) -> tuple[Tensor, Tensor]:
     return _pooled(x, window), _pooled(x, window, unpack(window)[0].offset_dtype)
 
 
+def _fake_fractional(x: Tensor, samples: Tensor, window: Packed) -> Tensor:
+    return _pooled(x, window)
+
+
+def _fake_fractional_indices(x: Tensor, samples: Tensor, window: Packed) -> tuple[Tensor, Tensor]:
+    return _pooled(x, window), _pooled(x, window, torch.int64)
+
+
 def _fake_plane_indices(offsets: Tensor, window: Packed) -> Tensor:
     return torch.empty_like(offsets, dtype=torch.int64)
 
@@ -135,6 +163,10 @@ _OPERATORS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "put_backward": (_slow_put_backward, _fake_take),
     "add_at": (_slow_add_at, _fake_put),
     "take": (_slow_take, _fake_take),
+    "fractional_max_pool": (_slow_fractional_max_pool, _fake_fractional),
+    "fractional_max_pool_indices": (_slow_fractional_max_pool_indices, _fake_fractional_indices),
+    "fractional_avg_pool": (_slow_fractional_avg_pool, _fake_fractional),
+    "fractional_avg_pool_backward": (_slow_fractional_avg_pool_backward, _fake_put),
     "avg_pool": (_slow_avg_pool, _pooled),
     "avg_pool_backward": (_slow_avg_pool_backward, _unpooled),
     "l2_pool": (_slow_l2_pool, _pooled),
@@ -182,6 +214,9 @@ _raw_max_pool_offsets: Callable[[Tensor, Packed], tuple[Tensor, Tensor]] = _raw[
 _raw_pick: Callable[[Tensor, Tensor, Packed], Tensor] = _raw["pick"]
 _raw_scatter: Callable[[Tensor, Tensor, Packed], Tensor] = _raw["scatter"]
 _raw_plane_indices: Callable[[Tensor, Packed], Tensor] = _raw["plane_indices"]
+_raw_fractional_max_pool_indices: Callable[[Tensor, Tensor, Packed], tuple[Tensor, Tensor]] = _raw[
+    "fractional_max_pool_indices"
+]
 _raw_avg_pool: Callable[[Tensor, Packed], Tensor] = _raw["avg_pool"]
 _raw_avg_pool_backward: Callable[[Tensor, Packed], Tensor] = _raw["avg_pool_backward"]
 _raw_l2_pool: Callable[[Tensor, Packed], Tensor] = _raw["l2_pool"]
@@ -364,7 +399,41 @@ class _IndexedForward(_Indexed):
 _ADJOINTS = {
     "put": "put_backward", "put_backward": "put",
     "add_at": "take", "take": "add_at",
+    "fractional_avg_pool": "fractional_avg_pool_backward",
+    "fractional_avg_pool_backward": "fractional_avg_pool",
 }  # fmt: skip
+
+
+class _FractionalMax(Function):
+    @staticmethod
+    def forward(x: Tensor, samples: Tensor, window: Packed) -> tuple[Tensor, Tensor]:
+        return _raw_fractional_max_pool_indices(x, samples, window)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.window = _kept(inputs[2])
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(output[1])
+        ctx.save_for_forward(output[1])
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor | None, _: Any) -> Any:
+        if g is None:
+            return None, None, None
+        return indexed("add_at", g, ctx.saved_tensors[0], ctx.window), None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, x: Tensor, samples: Tensor, window: Packed) -> Any:
+        (x, samples), unfold = _fold(info, in_dims[:2], (x, samples), _rank(window))
+        values, indices = _apply(_FractionalMax, _FractionalMaxForward, x, samples, window)
+        return (unfold(values), unfold(indices)), (0, 0)
+
+
+class _FractionalMaxForward(_FractionalMax):
+    @staticmethod
+    def jvp(ctx: Any, t: Tensor, _samples: Any, _window: Any) -> Any:
+        return indexed("take", t, ctx.saved_tensors[0], ctx.window), None
 
 
 class _AvgPool(Function):
@@ -485,6 +554,7 @@ _direct_apply: dict[type[Function], Callable[..., Any]] = {
         _ScatterForward,
         _PlaneIndicesForward,
         _IndexedForward,
+        _FractionalMaxForward,
         _AvgPoolForward,
         _AvgPoolBackwardForward,
     )
@@ -702,6 +772,41 @@ def _to_cells(operator: str, x: Tensor, indices: Tensor, sizes: Sequence[int]) -
         result: Tensor = _raw[operator](x, indices, packed)
         return result
     return _restore_strides(x, lambda x: indexed(operator, x, indices, packed))
+
+
+def fractional_max_pool(x: Tensor, samples: Tensor, window: Window) -> Tensor:
+    """The maxima of Graham's windows alone; indices are kept only for a backward pass."""
+    values: Tensor
+    if differentiates(x):
+        values = fractional_max_pool_indices(x, samples, window)[0]
+    else:
+        values = _raw["fractional_max_pool"](x, samples, window.packed)
+    return values
+
+
+def fractional_max_pool_indices(
+    x: Tensor, samples: Tensor, window: Window
+) -> tuple[Tensor, Tensor]:
+    """The maxima of Graham's windows, and where they are in the plane, int64."""
+    if not differentiates(x):
+        return _raw_fractional_max_pool_indices(x, samples, window.packed)
+    packed = _wanted(x, window)
+
+    def pooled(x: Tensor) -> tuple[Tensor, Tensor]:
+        both: tuple[Tensor, Tensor] = _apply(
+            _FractionalMax, _FractionalMaxForward, x, samples, packed
+        )
+        return both
+
+    return _restore_strides(x, pooled)
+
+
+def fractional_avg_pool(x: Tensor, samples: Tensor, window: Window) -> Tensor:
+    """The means of Graham's windows."""
+    if not differentiates(x):
+        return indexed("fractional_avg_pool", x, samples, window.packed)
+    packed = _wanted(x, window)
+    return _restore_strides(x, lambda x: indexed("fractional_avg_pool", x, samples, packed))
 
 
 def plane(sizes: Sequence[int], out: Sequence[int]) -> Window:
