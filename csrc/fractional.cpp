@@ -9,9 +9,11 @@
 // Samples come from Python: whatever they hold, a start is kept within [0, L - k].
 #include <cmath>
 #include <tuple>
+#include <vector>
 
 #include "cells.h"
 #include "operators.h"
+#include "parts.h"
 
 namespace poolkit {
 namespace {
@@ -59,14 +61,29 @@ struct Call {
 constexpr int64_t kChannels = 16;  // of a plane at a time
 constexpr int64_t kLeastLanes = 64;
 
+// (Free functions, because a lambda forgets what does not overlap, and loops stay scalar.)
+template <class I>
+void add_starts(I corner, const I* __restrict starts, int64_t n, I* __restrict cells) {
+  for (int64_t i = 0; i < n; ++i) cells[i] = corner + starts[i];
+}
+template <class I>
+void add_starts(const I* __restrict d, const I* __restrict h, const I* __restrict w, int64_t n,
+                I step, I* __restrict cells, I* __restrict at) {
+  for (int64_t c = 0; c < n; ++c) {
+    cells[c] = d[c] + h[c] + w[c];
+    at[c] = cells[c] * step + I(c);
+  }
+}
+
 // The windows of a plane, or of some channels of one. I holds the address of every cell of a plane.
 template <class T, class I>
 class Windows {
  public:
-  Windows(const Call& call, int64_t step) : call_(call), w_(call.w), step_(step) {
+  Windows(const Call& call, int64_t step) : call_(call), w_(call.w), step_(I(step)) {
     const int64_t width = std::min(call.run, kChannels);
-    rows_ = std::clamp<int64_t>(kLeastLanes / w_.w.out, 1, w_.h.out);
-    most_ = call.runs ? width : rows_ * w_.w.out;
+    rows_ = call.runs ? 1 : std::clamp<int64_t>(kLeastLanes / w_.w.out, 1, w_.h.out);
+    columns_ = call.runs ? std::min(kLeastLanes / width, w_.w.out) : w_.w.out;
+    most_ = rows_ * columns_ * width;
     starts_.reserve((w_.d.out + w_.h.out + w_.w.out) * width);
     lanes_.reserve(2 * most_);
   }
@@ -75,62 +92,102 @@ class Windows {
   const I* cells() const { return lanes_.get(); }
   const I* at() const { return call_.runs ? lanes_.get() + most_ : lanes_.get(); }
 
-  // Calls f(first output, lanes) for all lanes of a part.
+  // Calls f(first output, outputs) for all outputs of n channels, in row-major order: n lanes for
+  // each.
   template <class F>
   void operator()(int64_t plane, int64_t channel, int64_t n, const F& f) {
     find(plane, channel, n);
     const I *const ds = starts_.get(), *const hs = ds + w_.d.out * n, *ws = hs + w_.h.out * n;
     I *const cells = lanes_.get(), *const at = cells + most_;
-    const I slice = I(w_.h.size), row = I(w_.w.size), step = I(step_);
     for (int64_t d = 0; d < w_.d.out; ++d)
-      for (int64_t h = 0; h < w_.h.out; h += call_.runs ? 1 : rows_) {
+      for (int64_t h = 0; h < w_.h.out; h += rows_) {
         const int64_t first = (d * w_.h.out + h) * w_.w.out;
-        if (call_.runs) {
-          for (int64_t i = 0; i < w_.w.out; ++i) {
-            for (int64_t c = 0; c < n; ++c) {
-              cells[c] = (ds[d * n + c] * slice + hs[h * n + c]) * row + ws[i * n + c];
-              at[c] = cells[c] * step + I(c);
-            }
-            f(first + i, n);
-          }
+        if (!call_.runs) {
+          const int64_t rows = std::min(rows_, w_.h.out - h);
+          for (int64_t r = 0; r < rows; ++r)
+            add_starts(I(ds[d] + hs[h + r]), ws, w_.w.out, cells + r * w_.w.out);
+          f(first, rows * w_.w.out);
           continue;
         }
-        const int64_t rows = std::min(rows_, w_.h.out - h);
-        for (int64_t r = 0; r < rows; ++r)
-          for (int64_t i = 0; i < w_.w.out; ++i)
-            cells[r * w_.w.out + i] = (ds[d] * slice + hs[h + r]) * row + ws[i];
-        f(first, rows * w_.w.out);
+        for (int64_t i = 0; i < w_.w.out; i += columns_) {
+          const int64_t columns = std::min(columns_, w_.w.out - i);
+          for (int64_t k = 0; k < columns; ++k)
+            add_starts(ds + d * n, hs + h * n, ws + (i + k) * n, n, step_, cells + k * n,
+                       at + k * n);
+          f(first + i, columns);
+        }
       }
   }
 
  private:
+  // Starts in cells: what those of all axes add up to is the first cell.
   void find(int64_t plane, int64_t channel, int64_t n) {
     const int rank = w_.rank;
     const auto* const u = static_cast<const T*>(call_.u.const_data_ptr());
-    I* starts = starts_.get();
     const Axis* const axes[3] = {&w_.d, &w_.h, &w_.w};
-    for (int i = 0; i < 3; starts += axes[i++]->out * n)
+    const int64_t cells[3] = {w_.h.size * w_.w.size, w_.w.size, 1};
+    I* starts = starts_.get();
+    for (int i = 0; i < 3; starts += axes[i++]->out * n) {
+      // torch's order of samples is (W, H) in 2-D, and (T, H, W) in 3-D.
+      const int axis = rank == 2 ? 2 - i : i - (3 - rank);
       for (int64_t c = 0; c < n; ++c) {
-        // torch's order of samples is (W, H) in 2-D, and (T, H, W) in 3-D.
-        const int axis = rank == 2 ? 2 - i : i - (3 - rank);
         const T sample = i < 3 - rank ? T{} : u[(plane * call_.run + channel + c) * rank + axis];
         find_starts(sample, *axes[i], n, starts + c);
       }
+      for (int64_t k = 0; k < axes[i]->out * n; ++k) starts[k] *= I(cells[i]);
+    }
   }
 
   const Call& call_;
   const Window& w_;
-  const int64_t step_;
-  int64_t rows_ = 1, most_ = 1;
+  const I step_;
+  int64_t rows_ = 1, columns_ = 1, most_ = 1;
   Buffer<I> starts_, lanes_;
 };
 
-// Calls f(first cell of a tap, counted from the window's) for each tap, in row-major order.
-template <class F>
-void for_taps(const Window& w, const F& f) {
+// Where each tap is, counted in cells from a window's first, in row-major order.
+inline std::vector<int64_t> taps_of(const Window& w) {
+  std::vector<int64_t> taps;
   for (int64_t d = 0; d < w.d.kernel; ++d)
     for (int64_t h = 0; h < w.h.kernel; ++h)
-      for (int64_t i = 0; i < w.w.kernel; ++i) f((d * w.h.size + h) * w.w.size + i);
+      for (int64_t i = 0; i < w.w.kernel; ++i) taps.push_back((d * w.h.size + h) * w.w.size + i);
+  return taps;
+}
+
+template <class V, class I>
+void add_tap(const V* __restrict x, const I* __restrict at, int64_t n, V* __restrict sums) {
+  for (int64_t i = 0; i < n; ++i) sums[i] += x[at[i]];
+}
+template <class V, class I>
+void keep_larger(const V* __restrict x, const I* __restrict at, int64_t n, V* __restrict best) {
+  for (int64_t i = 0; i < n; ++i) {
+    const V v = x[at[i]];
+    best[i] = beats(v, best[i]) ? v : best[i];
+  }
+}
+template <class V, class I>
+void keep_larger(const V* __restrict x, const I* __restrict at, int64_t n, V* __restrict best,
+                 I* __restrict winners, I tap) {
+  for (int64_t i = 0; i < n; ++i) {
+    const V v = x[at[i]];
+    const bool wins = beats(v, best[i]);
+    best[i] = wins ? v : best[i];
+    winners[i] = wins ? tap : winners[i];
+  }
+}
+template <class I>
+void add_indices(const I* __restrict cells, const I* __restrict winners, int64_t n,
+                 int64_t* __restrict to) {
+  for (int64_t i = 0; i < n; ++i) to[i] = int64_t(cells[i]) + int64_t(winners[i]);
+}
+
+// Whether a part is computed in a copy of it: what other channels lie between is far apart, so that
+// few cells would stay in cache. Half types always are, in wider values.
+template <class T>
+bool stages(const Call& call) {
+  constexpr int64_t kCache = 1 << 20;
+  const int64_t bytes = capped_product(call.w.cells(), kChannels * int64_t(sizeof(T)));
+  return !std::is_same_v<T, Wide<T>> || (call.run > kChannels && bytes <= kCache);
 }
 
 enum class Of { kMaxima, kMaximaAndIndices, kMeans };
@@ -139,11 +196,18 @@ enum class Of { kMaxima, kMaximaAndIndices, kMeans };
 template <class T, class I, Of of>
 class Forward {
   using V = Wide<T>;
-  static constexpr bool kStaged = !std::is_same_v<T, V>;
 
  public:
   Forward(const Call& call, const T* x, T* y, int64_t* indices)
-      : call_(call), x_(x), y_(y), indices_(indices), step_(step_of(call)), windows_(call, step_) {
+      : call_(call),
+        x_(x),
+        y_(y),
+        indices_(indices),
+        stages_(stages<T>(call)),
+        step_(stages_ ? std::min(call.run, kChannels) : call.run),
+        windows_(call, step_),
+        taps_(taps_of(call.w)) {
+    if (stages_) copy_.reserve(call.w.cells() * step_);
     values_.reserve(windows_.most_lanes());
     if (of == Of::kMaximaAndIndices) winners_.reserve(windows_.most_lanes());
   }
@@ -152,64 +216,55 @@ class Forward {
     const Window& w = call_.w;
     const int64_t run = call_.run, first = plane * w.outputs() * run + channel;
     const V* const x = staged(x_ + plane * w.cells() * run + channel, n);
-    windows_(plane, channel, n, [&](int64_t output, int64_t lanes) {
-      reduce(x, lanes);
-      const int64_t to = first + output * run;
-      const V* const values = values_.get();
-      for (int64_t i = 0; i < lanes; ++i)
-        y_[to + i] = narrow<T>(of == Of::kMeans ? values[i] / V(w.taps()) : values[i]);
-      if constexpr (of == Of::kMaximaAndIndices)
-        for (int64_t i = 0; i < lanes; ++i)
-          indices_[to + i] = int64_t(windows_.cells()[i]) + winners_.get()[i];
+    windows_(plane, channel, n, [&](int64_t output, int64_t outputs) {
+      reduce(x, outputs * n);
+      // Lanes that are neighbours in the result.
+      const int64_t lines = n == run ? 1 : outputs, lanes = outputs * n / lines;
+      for (int64_t k = 0; k < lines; ++k) {
+        const int64_t to = first + (output + k) * run, from = k * lanes;
+        narrow_values(values_.get() + from, y_ + to, lanes);
+        if constexpr (of == Of::kMaximaAndIndices)
+          add_indices(windows_.cells() + from, winners_.get() + from, lanes, indices_ + to);
+      }
     });
   }
 
  private:
-  static int64_t step_of(const Call& call) {
-    return kStaged ? std::min(call.run, kChannels) : call.run;
-  }
   const V* staged(const T* x, int64_t n) {
-    if constexpr (kStaged) {
-      const int64_t cells = call_.w.cells();
-      V* const to = staged_.reserve(cells * step_);
-      if (call_.run == 1)
-        widen_values(x, to, cells);
-      else
-        for (int64_t i = 0; i < cells; ++i) widen_values(x + i * call_.run, to + i * step_, n);
-      return to;
-    } else {
-      return x;
-    }
+    if constexpr (std::is_same_v<T, V>)
+      if (!stages_) return x;
+    for_cells(x, call_.run, copy_.get(), step_, call_.w.cells(), n,
+              [](const T* from, V* to, int64_t count) { widen_values(from, to, count); });
+    return copy_.get();
   }
   void reduce(const V* x, int64_t n) {
-    const I* __restrict const at = windows_.at();
-    V* __restrict const values = values_.get();
-    I* __restrict const winners = winners_.get();
+    const I* const at = windows_.at();
+    V* const values = values_.get();
+    I* const winners = winners_.get();
     for (int64_t i = 0; i < n; ++i) values[i] = x[at[i]];
     if constexpr (of == Of::kMaximaAndIndices) std::fill_n(winners, n, I(0));
-    for_taps(call_.w, [=, step = step_](int64_t tap) {
-      if (tap == 0) return;
-      const V* const cells = x + tap * step;
-      for (int64_t i = 0; i < n; ++i) {
-        const V v = cells[at[i]];
-        if constexpr (of == Of::kMeans) {
-          values[i] += v;
-        } else {
-          const bool wins = beats(v, values[i]);
-          values[i] = wins ? v : values[i];
-          if constexpr (of == Of::kMaximaAndIndices) winners[i] = wins ? I(tap) : winners[i];
-        }
-      }
-    });
+    for (size_t t = 1; t < taps_.size(); ++t) {
+      const V* const cells = x + taps_[t] * step_;
+      if constexpr (of == Of::kMeans)
+        add_tap(cells, at, n, values);
+      else if constexpr (of == Of::kMaxima)
+        keep_larger(cells, at, n, values);
+      else
+        keep_larger(cells, at, n, values, winners, I(taps_[t]));
+    }
+    if constexpr (of == Of::kMeans)
+      for (int64_t i = 0; i < n; ++i) values[i] /= V(taps_.size());
   }
 
   const Call& call_;
   const T* const x_;
   T* const y_;
   int64_t* const indices_;
+  const bool stages_;
   const int64_t step_;
   Windows<T, I> windows_;
-  Buffer<V> staged_, values_;
+  const std::vector<int64_t> taps_;
+  Buffer<V> copy_, values_;
   Buffer<I> winners_;
 };
 
@@ -217,45 +272,55 @@ class Forward {
 template <class T, class I>
 class Backward {
   using V = Wide<T>;
-  static constexpr bool kStaged = !std::is_same_v<T, V>;
 
  public:
   Backward(const Call& call, const T* g, T* out)
       : call_(call),
         g_(g),
         out_(out),
-        step_(kStaged ? std::min(call.run, kChannels) : call.run),
-        windows_(call, step_) {
-    if (kStaged) staged_.reserve(call.w.cells() * step_);
+        stages_(stages<T>(call)),
+        step_(stages_ ? std::min(call.run, kChannels) : call.run),
+        windows_(call, step_),
+        taps_(taps_of(call.w)) {
+    for (int64_t& tap : taps_) tap *= step_;
+    if (stages_) copy_.reserve(call.w.cells() * step_);
   }
 
   void operator()(int64_t plane, int64_t channel, int64_t n) {
     const Window& w = call_.w;
-    const int64_t run = call_.run, cells = w.cells(), step = step_;
+    const int64_t run = call_.run, cells = w.cells();
     T* const out = out_ + plane * cells * run + channel;
-    V* sums = staged_.get();
-    if constexpr (!kStaged) sums = out;
-    for (int64_t i = 0; i < cells; ++i) std::fill_n(sums + i * step, n, V(0));
+    V* sums = copy_.get();
+    if constexpr (std::is_same_v<T, V>)
+      if (!stages_) sums = out;
+    clear_cells(sums, cells, n, step_);
     const T* const g = g_ + plane * w.outputs() * run + channel;
-    windows_(plane, channel, n, [&](int64_t output, int64_t lanes) {
-      const I* const at = windows_.at();
-      for (int64_t i = 0; i < lanes; ++i) {
-        const V share = widen(g[output * run + i]) / V(w.taps());
-        for_taps(w, [=](int64_t tap) { sums[at[i] + tap * step] += share; });
-      }
+    windows_(plane, channel, n, [&](int64_t output, int64_t outputs) {
+      for (int64_t k = 0; k < outputs; ++k)
+        add_shares(g + (output + k) * run, windows_.at() + k * n, n, sums);
     });
-    if constexpr (kStaged)
-      for (int64_t i = 0; i < cells; ++i)
-        for (int64_t c = 0; c < n; ++c) out[i * run + c] = narrow<T>(sums[i * step + c]);
+    if (stages_) narrow_cells(sums, step_, out, run, cells, n);
   }
 
  private:
+  void add_shares(const T* g, const I* at, int64_t n, V* sums) const {
+    const int64_t *const first = taps_.data(), *const end = first + taps_.size();
+    const auto count = V(taps_.size());
+    for (int64_t i = 0; i < n; ++i) {
+      const V share = widen(g[i]) / count;
+      V* const corner = sums + at[i];
+      for (const int64_t* tap = first; tap < end; ++tap) corner[*tap] += share;
+    }
+  }
+
   const Call& call_;
   const T* const g_;
   T* const out_;
+  const bool stages_;
   const int64_t step_;
   Windows<T, I> windows_;
-  Buffer<V> staged_;
+  std::vector<int64_t> taps_;
+  Buffer<V> copy_;
 };
 
 // All parts in parallel; make() gives what a thread does to each, make(I()) that with addresses I.

@@ -12,6 +12,7 @@
 
 #include "cells.h"
 #include "operators.h"
+#include "parts.h"
 
 namespace poolkit {
 namespace {
@@ -127,13 +128,6 @@ T* results(Planes& p) {
   return static_cast<T*>(p.tensor.mutable_data_ptr());
 }
 
-// Zeros for a part's cells, the next `run` values further on.
-template <class T>
-void clear(T* cells, int64_t count, int64_t n, int64_t run) {
-  if (n == run) return void(std::fill_n(cells, count * run, T(0)));
-  for (int64_t i = 0; i < count; ++i) std::fill_n(cells + i * run, n, T(0));
-}
-
 Tensor put(const Tensor& x, const Tensor& at, const Window& w) {
   return moved(x, at, w, true, [&](const Planes& from, Planes& to, const Indices& indices) {
     dispatch_width(x, [&]<class T>() {
@@ -141,7 +135,7 @@ Tensor put(const Tensor& x, const Tensor& at, const Window& w) {
       for_parts(w, to.planes, to.run, [&, y = results<T>(to)](const Part& part) {
         const int64_t run = to.run;
         T* const cells = y + part.plane * w.cells() * run + part.channel;
-        clear(cells, w.cells(), part.n, run);
+        clear_cells(cells, w.cells(), part.n, run);
         indices(part, [=](int64_t i, int64_t cell, int64_t c) { cells[cell * run + c] = v[i]; });
       });
     });
@@ -200,13 +194,10 @@ Tensor add_at(const Tensor& g, const Tensor& at, const Window& w) {
         V* sums = wide.get();
         if constexpr (!kConverts) sums = reinterpret_cast<V*>(cells);  // int64 as uint64
         const int64_t step = kConverts ? part.n : to.run;
-        clear(sums, w.cells(), part.n, step);
+        clear_cells(sums, w.cells(), part.n, step);
         indices(part,
                 [=](int64_t i, int64_t cell, int64_t c) { sums[cell * step + c] += widen(v[i]); });
-        if constexpr (kConverts)
-          for (int64_t i = 0; i < w.cells(); ++i)
-            for (int64_t c = 0; c < part.n; ++c)
-              cells[i * to.run + c] = narrow<T>(sums[i * step + c]);
+        if constexpr (kConverts) narrow_cells(sums, step, cells, to.run, w.cells(), part.n);
       });
     });
   });

@@ -316,6 +316,48 @@ def test_hostile_indices_raise(name):
             operator(x, wrong, w.packed)
 
 
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "permuted"])
+def test_fractional_windows(layout, dtype):
+    """Graham's windows over planes and channels: the bits of the reference, means close to it."""
+    rng = random.Random(f"{layout} {dtype}")
+    eps = torch.finfo(torch.float64 if dtype is torch.float64 else torch.float32).eps
+    close = {"rtol": torch.finfo(dtype).eps, "atol": 0 if dtype in FLOATS[:2] else 1e-7}
+    for channels, rank in itertools.product((1, 3, 20, 40), (1, 2, 3)):
+        sizes = [rng.randint(1, 90 if rank == 1 else 11) for _ in range(rank)]
+        kernel = tuple(rng.randint(1, size) for size in sizes)
+        out = [rng.randint(1, size - k + 1) for size, k in zip(sizes, kernel, strict=True)]
+        w = window.Window(tuple(
+            window.Axis(*axis, 1, 0, 0, 1) for axis in zip(sizes, out, kernel, strict=True)
+        ))  # fmt: skip
+        x = laid_out(sample((2, channels, *sizes), dtype, "special"), layout)
+        u = sample((2, channels, rank), dtype, seed=3)
+        u[0, 0] = rng.choice((0, math.nan, -math.inf, 1e4, 0.5))
+        values, indices = native.fractional_max_pool_indices(x, u, w.packed)
+        expected, where = reference.fractional_max_pool(x, kernel, w.output_size, u)
+        assert_bit_equal(values, expected)
+        assert_bit_equal(indices, where, "indices")
+        assert_bit_equal(native.fractional_max_pool(x, u, w.packed), expected)
+        x = laid_out(sample((2, channels, *sizes), dtype).abs(), layout)  # sums that cancel nothing
+        means = native.fractional_avg_pool(x, u, w.packed)
+        close["rtol"] = torch.finfo(dtype).eps + eps * w.taps
+        torch.testing.assert_close(means, reference.fractional_avg_pool(x, u, w), **close)
+        g = sample(tuple(means.shape), dtype).abs()
+        close["rtol"] = torch.finfo(dtype).eps + eps * math.prod(out)
+        for last in {False, layout == "channels_last" and rank > 1}:
+            back = native.fractional_avg_pool_backward(g, u, window.pack(w, last))
+            exact = reference.fractional_avg_pool_backward(g, u, w, last)
+            torch.testing.assert_close(back, exact, **close)
+            for got, same in ((values, expected), (indices, where), (back, exact)):
+                assert_same_strides(got, same)
+    with pytest.raises(RuntimeError, match="fit into its axis"):
+        native.fractional_max_pool(x[..., :2], u, w.packed.rsplit(" ", 7)[0] + " 2 1 3 1 0 0 1")
+    with pytest.raises(RuntimeError, match="one sample per plane"):
+        native.fractional_max_pool(x, u[:1], w.packed)
+    with pytest.raises(RuntimeError, match="one sample per plane"):
+        native.fractional_max_pool(x, u.long(), w.packed)
+
+
 def test_wrong_calls_of_raw_operators_raise():
     """A window that does not fit the tensor is an error and no crash."""
     x = sample((2, 3, 9, 9))
