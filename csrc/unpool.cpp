@@ -17,7 +17,7 @@
 namespace poolkit {
 namespace {
 
-// Part of one plane: `n` channels of each cell, next cells `run` further on.
+// A plane, or n of its channels.
 struct Part {
   int64_t plane, channel, n;
 };

@@ -139,7 +139,8 @@ def _unpooled(
     if duplicates == "last":
         return ops.put(x, indices, sizes)
     if duplicates == "max":
-        return ops.put(*_ascending(x, indices, len(sizes)), sizes)
+        y = ops.put(*_ascending(x, indices, len(sizes)), sizes)
+        return y.contiguous(memory_format=suggest_memory_format(x))
     if duplicates == "sum":
         return _summed(x, indices, sizes)
     writers = ops.add_at(torch.ones_like(indices), indices, sizes)
@@ -164,9 +165,7 @@ def _ascending(x: Tensor, indices: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """Both in ascending order of the values, so that the last writer of a cell is the greatest."""
     values, index = ops.keep_strides(x).flatten(-rank), indices.flatten(-rank)
     order = torch.sort(values.detach(), stable=True).indices
-    layout = suggest_memory_format(x)
-    values, index = (t.gather(-1, order).view(x.shape) for t in (values, index))
-    return values.contiguous(memory_format=layout), index.contiguous(memory_format=layout)
+    return values.gather(-1, order).view(x.shape), index.gather(-1, order).view(x.shape)
 
 
 _UNPOOL = """Put every value back to the cell that its index names; all other cells are 0.
