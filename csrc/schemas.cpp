@@ -1,8 +1,9 @@
 // Every operator's schema: the contract between Python and C++ on one page.
 //
 // `window` is a packed window (src/poolkit/window.py). Operators come in adjoint pairs: scatter is
-// pick's derivative and the other way round, avg_pool_backward is avg_pool's; no other derivative
-// is needed, of any order. No operator has an optional argument or return: boxing them costs time.
+// pick's derivative and the other way round, avg_pool_backward is avg_pool's, and so with put,
+// add_at and fractional_avg_pool; no other derivative is needed, of any order. No operator has an
+// optional argument or return: boxing them costs time.
 //
 // Each has two overloads of one kernel. Sizes that may be symbolic need SymInt[]. An eager call
 // uses `text`, the same integers as text: a string crosses in 0.3 us, a list of 16 integers in 1.0
@@ -25,6 +26,30 @@ STABLE_TORCH_LIBRARY(poolkit, m) {
   // torch's int64 index in the input plane of the cell that each offset names.
   m.def("plane_indices(Tensor offsets, SymInt[] window) -> Tensor");
   m.def("plane_indices.text(Tensor offsets, str window) -> Tensor");
+  // Values at torch's int64 indices of their plane, whose cells are the window's inputs; only its
+  // extents count. put: the last value that names a cell, or 0; add_at: the sum of all that do.
+  m.def("put(Tensor x, Tensor indices, SymInt[] window) -> Tensor");
+  m.def("put.text(Tensor x, Tensor indices, str window) -> Tensor");
+  m.def("put_backward(Tensor g, Tensor indices, SymInt[] window) -> Tensor");
+  m.def("put_backward.text(Tensor g, Tensor indices, str window) -> Tensor");
+  m.def("add_at(Tensor g, Tensor indices, SymInt[] window) -> Tensor");
+  m.def("add_at.text(Tensor g, Tensor indices, str window) -> Tensor");
+  m.def("take(Tensor x, Tensor indices, SymInt[] window) -> Tensor");
+  m.def("take.text(Tensor x, Tensor indices, str window) -> Tensor");
+  // Windows of one size at pseudo-random places, which follow from one sample per plane and axis
+  // (N, C, rank); of `window` the extents and the kernel count. Indices are torch's.
+  m.def("fractional_max_pool(Tensor x, Tensor samples, SymInt[] window) -> Tensor");
+  m.def("fractional_max_pool.text(Tensor x, Tensor samples, str window) -> Tensor");
+  m.def(
+      "fractional_max_pool_indices(Tensor x, Tensor samples, SymInt[] window)"
+      " -> (Tensor, Tensor)");
+  m.def(
+      "fractional_max_pool_indices.text(Tensor x, Tensor samples, str window)"
+      " -> (Tensor, Tensor)");
+  m.def("fractional_avg_pool(Tensor x, Tensor samples, SymInt[] window) -> Tensor");
+  m.def("fractional_avg_pool.text(Tensor x, Tensor samples, str window) -> Tensor");
+  m.def("fractional_avg_pool_backward(Tensor g, Tensor samples, SymInt[] window) -> Tensor");
+  m.def("fractional_avg_pool_backward.text(Tensor g, Tensor samples, str window) -> Tensor");
   m.def("avg_pool(Tensor x, SymInt[] window) -> Tensor");
   m.def("avg_pool.text(Tensor x, str window) -> Tensor");
   m.def("avg_pool_backward(Tensor g, SymInt[] window) -> Tensor");

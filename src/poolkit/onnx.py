@@ -425,6 +425,37 @@ def _l2_pool(x: Tensor, packed: Packed) -> Tensor:
     return (total if absolute else total * window.taps).sqrt().to(x.dtype)
 
 
+def _put(x: Tensor, indices: Tensor, packed: Packed) -> Tensor:
+    """The last value that names a cell, found by its number: the last one in every runtime."""
+    values, index, empty = _into_planes(plain(x), indices, packed)
+    number = torch.arange(index.shape[-1]).expand(index.shape)
+    nobody = torch.full_like(empty, -1, dtype=torch.int64)
+    winner = nobody.scatter_reduce(-1, index, number, "amax")
+    chosen = values.gather(-1, winner.clamp(min=0))
+    return _in_planes(torch.where(winner >= 0, chosen, torch.zeros_like(chosen)), x, packed)
+
+
+def _add_at(x: Tensor, indices: Tensor, packed: Packed) -> Tensor:
+    values, index, empty = _into_planes(plain(x), indices, packed)
+    return _in_planes(empty.scatter_add(-1, index, values), x, packed)
+
+
+def _into_planes(x: Tensor, indices: Tensor, packed: Packed) -> tuple[Tensor, Tensor, Tensor]:
+    """Values and indices of flat planes, and flat planes of zeros for them."""
+    window = unpack(packed)[0]
+    values, index = x.flatten(-window.rank), indices.flatten(-window.rank)
+    cells = math.prod([axis.size for axis in window.axes])
+    return values, index, values.new_zeros(()).expand(*index.shape[:-1], cells)
+
+
+def _in_planes(flat: Tensor, x: Tensor, packed: Packed) -> Tensor:
+    return flat.to(x.dtype).view(unpack(packed)[0].input_shape(x.shape))
+
+
+def _refuse_fractional(*_: Any) -> Any:
+    raise ArgumentError("ONNX export of fractional pooling: ONNX has no operator for it")
+
+
 def _refuse_gradient(*_: Any) -> Any:
     raise ArgumentError("ONNX export of a gradient of pooling: ONNX has no operator for it")
 
@@ -439,5 +470,13 @@ LOWERED: dict[str, Callable[..., Any]] = {
     "scatter": _refuse_gradient,
     "avg_pool_backward": _refuse_gradient,
     "l2_pool_backward": _refuse_gradient,
+    "put": _put,
+    "add_at": _add_at,
+    "put_backward": _refuse_gradient,
+    "take": _refuse_gradient,
+    "fractional_max_pool": _refuse_fractional,
+    "fractional_max_pool_indices": _refuse_fractional,
+    "fractional_avg_pool": _refuse_fractional,
+    "fractional_avg_pool_backward": _refuse_gradient,
 }
 """For each raw operator, the function that says it in ONNX."""

@@ -254,6 +254,60 @@ def lp_pool(x: Tensor, norm_type: float, window: Window, absolute: bool = False)
     return _formatted(norms.to(dtype), window.output_shape(x.shape), suggest_memory_format(x))
 
 
+def _indices(indices: Tensor, window: Window) -> Tensor:
+    """The flattened indices, each checked."""
+    index, cells = _flat(indices, window.rank), math.prod([axis.size for axis in window.axes])
+    if not index.is_meta and bool(((index < 0) | (index >= cells)).any()):
+        raise ArgumentError(f"indices must be from 0 to {cells - 1}")
+    return index
+
+
+def _last(index: Tensor, cells: int) -> Tensor:
+    """The number of the last value that names each cell, or -1."""
+    order = torch.arange(index.shape[-1], device=index.device).expand(index.shape)
+    nobody = torch.full((*index.shape[:-1], cells), -1, device=index.device)
+    return nobody.scatter_reduce(-1, index, order, "amax")
+
+
+def put(x: Tensor, indices: Tensor, window: Window, channels_last: bool) -> Tensor:
+    """A plane of zeros with ``x`` at ``indices``; the last value in row-major order stays.
+
+    ``x`` and ``indices`` ``(N, C, *out)`` give ``(N, C, *spatial)``, channels last if asked. Only
+    the extents of ``window`` count.
+    """
+    index, shape = _indices(indices, window), window.input_shape(x.shape)
+    writer = _last(index, math.prod(shape[x.dim() - window.rank :]))
+    values = _flat(_wide(x), window.rank).gather(-1, writer.clamp(min=0)).masked_fill(writer < 0, 0)
+    return _formatted(values.to(x.dtype), shape, _gradient_format(len(shape), channels_last))
+
+
+def put_backward(g: Tensor, indices: Tensor, window: Window, channels_last: bool) -> Tensor:
+    """The adjoint of :func:`put`: each cell's value, for the last value that names the cell."""
+    index, cells = _indices(indices, window), _flat(_wide(g), window.rank)
+    order = torch.arange(index.shape[-1], device=g.device)
+    stays = _last(index, cells.shape[-1]).gather(-1, index) == order
+    values = cells.gather(-1, index).masked_fill(~stays, 0).to(g.dtype)
+    return _formatted(values, indices.shape, _gradient_format(g.dim(), channels_last))
+
+
+def add_at(g: Tensor, indices: Tensor, window: Window, channels_last: bool) -> Tensor:
+    """The sum, per cell, of the values whose index names it: shapes as for :func:`put`.
+
+    Starts from 0 and adds in row-major order; half types are summed in float32, rounded once.
+    """
+    index, shape = _indices(indices, window), window.input_shape(g.shape)
+    parts = _flat(_accumulated(g), window.rank)
+    plane = math.prod(shape[g.dim() - window.rank :])
+    sums = parts.new_zeros((*parts.shape[:-1], plane)).scatter_add(-1, index, parts)
+    return _formatted(sums.to(g.dtype), shape, _gradient_format(len(shape), channels_last))
+
+
+def take(x: Tensor, indices: Tensor, window: Window, channels_last: bool) -> Tensor:
+    """The value of ``x`` at each index: the adjoint of :func:`add_at`."""
+    values = _flat(_wide(x), window.rank).gather(-1, _indices(indices, window)).to(x.dtype)
+    return _formatted(values, indices.shape, _gradient_format(x.dim(), channels_last))
+
+
 def max_unpool(
     x: Tensor, indices: Tensor, output_size: tuple[int, ...], duplicates: str = "last"
 ) -> Tensor:
@@ -302,31 +356,66 @@ def _fractional_starts(sample: Tensor, size: int, kernel: int, out: int) -> Tens
     return starts
 
 
+def _fractional_cells(
+    planes: Sequence[int], axes: Sequence[tuple[int, int, int]], samples: Tensor
+) -> Tensor:
+    """Index in the plane of every (output, tap) of every plane, ``(*planes, outputs, taps)``.
+
+    ``axes`` holds (extent, kernel, windows). Window ``j`` of an axis begins at
+    ``int((j + u) * a) - int(u * a)`` with ``a = (L - k) / (O - 1)``, the last at ``L - k``, for the
+    sample ``u`` of the axis: ``samples`` ``(N, C, rank)``, in 2-D for (W, H), else in axis order.
+    """
+    cell = torch.zeros((*planes, 1, 1), dtype=torch.int64, device=samples.device)
+    for i, (size, kernel, out) in enumerate(axes):
+        sample = samples[..., 1 - i if len(axes) == 2 else i].reshape(planes)
+        position = _fractional_starts(sample, size, kernel, out)[..., None]
+        position = position + torch.arange(kernel, device=samples.device)
+        outputs, taps = cell.shape[-2] * out, cell.shape[-1] * kernel
+        cell = cell[..., :, None, :, None] * size + position[..., None, :, None, :]
+        cell = cell.reshape(*planes, outputs, taps)
+    return cell
+
+
 def fractional_max_pool(
     x: Tensor, kernel_size: tuple[int, ...], output_size: tuple[int, ...], samples: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The maximum of Graham's pseudo-random windows, and its int64 index in the plane.
 
-    ``(N, C, *spatial) -> (N, C, *output_size)`` twice. Window ``j`` of an axis begins at
-    ``int((j + u) * a) - int(u * a)`` with ``a = (L - k) / (O - 1)``, the last at ``L - k``, for the
-    sample ``u`` of the axis: ``samples`` ``(N, C, rank)``, in 2-D for (W, H), else in axis order.
+    ``(N, C, *spatial) -> (N, C, *output_size)`` twice.
     """
     rank = len(kernel_size)
-    planes = x.shape[:-rank]
-    flat = _wide(x).flatten(-rank)
-    cell = torch.zeros((*planes, 1, 1), dtype=torch.int64, device=x.device)
-    for i, (kernel, out) in enumerate(zip(kernel_size, output_size, strict=True)):
-        size = x.shape[x.dim() - rank + i]
-        sample = samples[..., 1 - i if rank == 2 else i].reshape(planes)
-        position = _fractional_starts(sample, size, kernel, out)[..., None]
-        position = position + torch.arange(kernel, device=x.device)
-        outputs, taps = cell.shape[-2] * out, cell.shape[-1] * kernel
-        cell = cell[..., :, None, :, None] * size + position[..., None, :, None, :]
-        cell = cell.reshape(*planes, outputs, taps)
-    values = flat.gather(-1, cell.flatten(-2)).reshape(cell.shape)
+    planes, sizes = x.shape[:-rank], x.shape[-rank:]
+    axes = list(zip(sizes, kernel_size, output_size, strict=True))
+    cell = _fractional_cells(planes, axes, samples)
+    values = _flat(_wide(x), rank).gather(-1, cell.flatten(-2)).reshape(cell.shape)
     tap = _winners(values, torch.ones_like(cell, dtype=torch.bool))[..., None]
     shape, layout = (*planes, *output_size), suggest_memory_format(x)
     return (
         _formatted(values.gather(-1, tap).to(x.dtype), shape, layout),
         _formatted(cell.gather(-1, tap), shape, layout),
     )
+
+
+def fractional_avg_pool(x: Tensor, samples: Tensor, window: Window) -> Tensor:
+    """The mean of Graham's windows, ``(N, C, *spatial) -> (N, C, *out)``.
+
+    Of ``window`` only the extents and the kernel count.
+    """
+    shape = window.output_shape(x.shape)
+    axes = [(axis.size, axis.kernel, axis.out) for axis in window.axes]
+    cell = _fractional_cells(x.shape[: x.dim() - window.rank], axes, samples)
+    values = _flat(_accumulated(x), window.rank).gather(-1, _flat(cell, 2)).reshape(cell.shape)
+    means = (values.sum(-1) / window.taps).to(x.dtype)
+    return _formatted(means, shape, suggest_memory_format(x))
+
+
+def fractional_avg_pool_backward(
+    g: Tensor, samples: Tensor, window: Window, channels_last: bool
+) -> Tensor:
+    """The adjoint of :func:`fractional_avg_pool`: each cell's sum of its outputs' shares."""
+    axes = [(axis.size, axis.kernel, axis.out) for axis in window.axes]
+    cell = _fractional_cells(g.shape[: g.dim() - window.rank], axes, samples)
+    share = (_flat(_accumulated(g), window.rank) / window.taps)[..., None].expand(cell.shape)
+    everywhere = torch.ones_like(cell, dtype=torch.bool)
+    return _summed(_flat(share, 2), (_flat(cell, 2), _flat(everywhere, 2)), g, window,
+                   channels_last)  # fmt: skip

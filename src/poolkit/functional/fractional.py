@@ -1,17 +1,16 @@
-"""Fractional pooling: Graham's pseudo-random windows, gathered and then pooled."""
+"""Fractional pooling: maxima and means of Graham's pseudo-random windows."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
-from torch._prims_common import suggest_memory_format
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from .. import ops
 from ..window import Ints
-from .common import FLOATS, documented, fixed, ours, stock, widened
-from .graham import fractional_windows, gathered, source_indices
+from .common import FLOATS, documented, ours, stock
+from .graham import fractional_windows
 from .max import MaybeIndices
 
 Ratios = float | Sequence[float]
@@ -36,32 +35,12 @@ def _max(
         )  # fmt: skip
         if served is not None:
             return served
-    layout = suggest_memory_format(x)
-    # The windows are gathered for their winners alone: a gradient through them would add the shares
-    # of a cell window by window along each axis, not output by output as torch does.
-    sources, kernel = fractional_windows(
+    samples, window = fractional_windows(
         where, rank, x, kernel_size, output_size, output_ratio, samples, generator
     )
-    cells = gathered(x.detach(), sources)
-    window = fixed(where, rank, cells, kernel, None, 0, 1, False, True)
-    differentiates = ops.differentiates(x)
-    if not return_indices and not differentiates:
-        return ops.max_pool(cells, window).contiguous(memory_format=layout)
-    values, offsets = ops.max_pool_offsets(cells, window)
-    indices = source_indices(ops.plane_indices(offsets, window), sources, x.shape[-rank:])
-    if differentiates:
-        values = _taken(ops.keep_strides(x), indices, rank)
-    values = values.contiguous(memory_format=layout)
-    return (values, indices.contiguous(memory_format=layout)) if return_indices else values
-
-
-def _taken(x: Tensor, indices: Tensor, rank: int) -> Tensor:
-    """The values of ``x`` at ``indices``: the derivative of a maximum, and its adjoint.
-
-    A gradient adds up in row-major order of the outputs; that of a half type in float32.
-    """
-    values = widened(x).flatten(-rank).gather(-1, indices.flatten(-rank))
-    return values.view(indices.shape).to(x.dtype)
+    if return_indices:
+        return ops.fractional_max_pool_indices(x, samples, window)
+    return ops.fractional_max_pool(x, samples, window)
 
 
 def _avg(
@@ -76,13 +55,10 @@ def _avg(
 ) -> Tensor:
     if not ours(where, x, FLOATS):
         stock(where, x, {"an average": True}, "")  # refuses what the reference cannot read
-    sources, kernel = fractional_windows(
+    samples, window = fractional_windows(
         where, rank, x, kernel_size, output_size, output_ratio, samples, generator
     )
-    cells = gathered(widened(ops.keep_strides(x)), sources)
-    window = fixed(where, rank, cells, kernel, None, 0, 1, False, True)
-    means = ops.avg_pool(cells, window).to(x.dtype)
-    return means.contiguous(memory_format=suggest_memory_format(x))
+    return ops.fractional_avg_pool(x, samples, window)
 
 
 _FRACTIONAL = """{kind} over Graham's pseudo-random windows: any ratio of sizes, also from 1 to 2.

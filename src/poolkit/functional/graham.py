@@ -1,10 +1,9 @@
 """Graham's pseudo-random windows, the geometry of fractional pooling.
 
-They differ from plane to plane, so that no `Window` describes them: their cells are gathered side
-by side, and an ordinary window over those does the rest.
+Where they begin differs from plane to plane and follows from samples: a `Window` holds only the
+extents and the kernel.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from .. import onnx
 from ..errors import ArgumentError
-from ..window import as_ints, is_bool, is_sequence, spatial
+from ..window import Axis, Window, as_ints, is_bool, is_sequence, spatial
 from .common import check_tensor, readable
 
 
@@ -25,8 +24,8 @@ def fractional_windows(
     output_ratio: Any,
     samples: Tensor | None,
     generator: torch.Generator | None,
-) -> tuple[list[Tensor], tuple[int, ...]]:
-    """Per axis, the cells of all windows side by side, ``(N, C, windows * k)``; and the kernel."""
+) -> tuple[Tensor, Window]:
+    """The samples that say where each plane's windows begin, checked or drawn; and the extents."""
     if onnx.exporting():
         raise ArgumentError(
             f"ONNX export of {where}: the windows of every plane come from random samples, drawn "
@@ -49,26 +48,8 @@ def fractional_windows(
         else:
             samples = torch.rand(shape, dtype=x.dtype, device=x.device, generator=generator)
     _check_samples(where, x, shape, samples)
-    # torch's order of samples is (W, H) in 2-D, and (T, H, W) in 3-D.
-    columns = (1, 0) if rank == 2 else tuple(range(rank))
-    sources = []
-    for i in range(rank):
-        start = _starts(samples[..., columns[i]], extents[i], kernel[i], sizes[i])
-        cells = (start[..., None] + torch.arange(kernel[i], device=x.device)).flatten(-2)
-        sources.append(cells if x.dim() == rank + 2 else cells[0])
-    return sources, kernel
-
-
-def gathered(x: Tensor, sources: list[Tensor]) -> Tensor:
-    """The cells of all windows: an ordinary window with ``stride == kernel`` reads them."""
-    rank = len(sources)
-    first = x.dim() - rank
-    for i, source in enumerate(sources):
-        one_axis = [*source.shape[:-1], *(1 for _ in range(rank))]
-        one_axis[first + i] = source.shape[-1]
-        wanted = (*x.shape[: first + i], -1, *x.shape[first + i + 1 :])
-        x = x.gather(first + i, source.view(one_axis).expand(wanted))
-    return x
+    axes = [Axis(*sizes, 1, 0, 0, 1) for sizes in zip(extents, sizes, kernel, strict=True)]
+    return samples, Window(tuple(axes))
 
 
 def size_or_ratio(
@@ -121,32 +102,6 @@ def _check_samples(where: str, x: Tensor, shape: tuple[int, ...], samples: Any) 
         raise ArgumentError(
             f"{where}: _random_samples must have the input's dtype {x.dtype}, got {samples.dtype}"
         )
-    # Unreadable samples need no check to be safe: starts are clamped.
+    # Unreadable samples need no check to be safe: operators clamp the starts.
     if readable(samples) and not bool(samples.isfinite().all()):
         raise ArgumentError(f"{where}: _random_samples must be finite")
-
-
-def _starts(u: Tensor, extent: int, kernel: int, out: int) -> Tensor:
-    """First cell of each window: int((j + u) a) - int(u a), and extent - kernel for the last."""
-    last = torch.full((*u.shape, 1), extent - kernel, dtype=torch.int64, device=u.device)
-    if out == 1:
-        return last
-    # The quotient too is taken in the samples' dtype, as torch takes it.
-    room = torch.full((), extent - kernel, dtype=u.dtype, device=u.device)
-    a = room / torch.full((), out - 1, dtype=u.dtype, device=u.device)
-    j = torch.arange(out - 1, device=u.device).to(u.dtype)
-    u = u[..., None]
-    starts = ((j + u) * a).to(torch.int64) - (u * a).to(torch.int64)
-    return torch.cat([starts.clamp(0, extent - kernel), last], -1)
-
-
-def source_indices(index: Tensor, sources: list[Tensor], sizes: Sequence[int]) -> Tensor:
-    """Indices in the plane of the input from indices among the gathered cells."""
-    flat = index.flatten(sources[0].dim() - 1)
-    result = torch.zeros_like(flat)
-    place = 1
-    for source, size in zip(reversed(sources), reversed(sizes), strict=True):
-        result = result + source.gather(-1, flat % source.shape[-1]) * place
-        flat = flat // source.shape[-1]
-        place *= size
-    return result.view(index.shape)

@@ -23,7 +23,6 @@ from ..window import (
     spatial,
 )
 from .common import (
-    HALVES,
     ORDERED,
     check_tensor,
     documented,
@@ -31,6 +30,7 @@ from .common import (
     ours,
     readable,
     stock,
+    widened,
 )
 
 DUPLICATES = ("last", "sum", "max", "mean", "error")
@@ -65,14 +65,11 @@ def _max_unpool(
     spatial(where, x.shape, rank)
     _check_indices(where, x, indices)
     sizes = _output_size(where, rank, x.shape, kernel_size, stride, padding, output_size)
-    cells = math.prod(sizes)
-    layout = suggest_memory_format(x)
-    values, index = ops.keep_strides(x).flatten(-rank), indices.flatten(-rank)
-    _check_range(where, index, cells)
-    if onnx.exporting():
-        values = onnx.plain(values)
-    flat = _scatter(where, values, index, cells, duplicates).to(x.dtype)
-    return flat.view(*flat.shape[:-1], *sizes).contiguous(memory_format=layout)
+    try:
+        return _unpooled(where, x, indices, sizes, duplicates)
+    except RuntimeError:
+        _check_range(where, indices, math.prod(sizes))  # says more than the operator
+        raise
 
 
 def check_duplicates(where: str, duplicates: Any) -> None:
@@ -132,11 +129,10 @@ def _output_size(
     return tuple(sizes)
 
 
-def _check_range(where: str, index: Tensor, cells: int) -> None:
-    # Where indices cannot be read, gather and scatter check them.
-    if not readable(index) or index.numel() == 0:
+def _check_range(where: str, indices: Tensor, cells: int) -> None:
+    if not readable(indices) or indices.numel() == 0:
         return
-    low, high = (int(v) for v in torch.aminmax(index))
+    low, high = (int(v) for v in torch.aminmax(indices))
     if low < 0 or high >= cells:
         raise ArgumentError(
             f"{where}: indices must be from 0 to {cells - 1} (the output has {cells} cells per "
@@ -144,29 +140,31 @@ def _check_range(where: str, index: Tensor, cells: int) -> None:
         )
 
 
-def _scatter(where: str, values: Tensor, index: Tensor, cells: int, duplicates: str) -> Tensor:
-    empty = values.new_zeros(()).expand(*index.shape[:-1], cells)
-    if duplicates in ("sum", "mean"):
-        wide = torch.float32 if values.dtype in HALVES else values.dtype
-        total = empty.to(wide).scatter_add(-1, index, values.to(wide))
-        if duplicates == "mean":
-            ones = torch.ones_like(index)
-            writers = torch.zeros_like(empty, dtype=torch.int64).scatter_add(-1, index, ones)
-            total = total / writers.clamp(min=1)
-        return total.to(values.dtype)
+def _unpooled(
+    where: str, x: Tensor, indices: Tensor, sizes: tuple[int, ...], duplicates: str
+) -> Tensor:
+    if duplicates == "last":
+        return ops.put(x, indices, sizes)
     if duplicates == "max":
-        values, index = _ascending(values, index)
-    number = torch.arange(index.shape[-1], device=index.device).expand(index.shape)
-    nobody = torch.full_like(empty, -1, dtype=torch.int64)
-    winner = nobody.scatter_reduce(-1, index, number, "amax")
-    if duplicates == "error":
-        _refuse_repeats(where, index, winner)
-    chosen = values.gather(-1, winner.clamp(min=0))
-    return torch.where(winner >= 0, chosen, torch.zeros_like(chosen))
+        y = ops.put(*_ascending(x, indices, len(sizes)), sizes)
+        return y.contiguous(memory_format=suggest_memory_format(x))
+    if duplicates == "sum":
+        return _summed(x, indices, sizes)
+    writers = ops.add_at(torch.ones_like(indices), indices, sizes)
+    if duplicates == "mean":
+        return (_summed(widened(x), indices, sizes) / writers.clamp(min=1)).to(x.dtype)
+    _refuse_repeats(where, indices, writers)
+    return ops.put(x, indices, sizes)
 
 
-def _refuse_repeats(where: str, index: Tensor, winner: Tensor) -> None:
-    single = (winner >= 0).sum()
+def _summed(x: Tensor, indices: Tensor, sizes: tuple[int, ...]) -> Tensor:
+    if x.is_floating_point():
+        return ops.add_at(x, indices, sizes)
+    return ops.add_at(x.to(torch.int64), indices, sizes).to(x.dtype)
+
+
+def _refuse_repeats(where: str, index: Tensor, writers: Tensor) -> None:
+    single = (writers > 0).sum()
     expected = f"{where}: duplicates='error', and"
     if readable(index):
         repeated = index.numel() - int(single)
@@ -201,13 +199,14 @@ class _Assert(Function):
         return None
 
 
-def _ascending(values: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+def _ascending(x: Tensor, indices: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """Both in ascending order of the values, so that the last writer of a cell is the greatest."""
+    values, index = ops.keep_strides(x).flatten(-rank), indices.flatten(-rank)
     if onnx.exporting():  # there, every sort is stable, and torch cannot export one that says so
-        order = torch.sort(values.detach()).indices
+        order = torch.sort(onnx.plain(values.detach())).indices
     else:
         order = torch.sort(values.detach(), stable=True).indices
-    return values.gather(-1, order), index.gather(-1, order)
+    return values.gather(-1, order).view(x.shape), index.gather(-1, order).view(x.shape)
 
 
 _UNPOOL = """Put every value back to the cell that its index names; all other cells are 0.

@@ -1,10 +1,10 @@
 """The raw operators, their fake kernels and their derivatives: torch only.
 
-Operators come in adjoint pairs, `pick` and `scatter`, `avg_pool` and `avg_pool_backward`. Each is
-the other's derivative, and `pick` is also the forward derivative of a maximum: there is no code for
-second derivatives, and every order works. Functional code calls `max_pool`, `max_pool_offsets`,
-`avg_pool` and `plane_indices` of this module; each goes to the raw operator at once unless
-something differentiates.
+Operators come in adjoint pairs, `pick` and `scatter`, `avg_pool` and `avg_pool_backward`, `put` and
+`put_backward`, `take` and `add_at`. Each is the other's derivative, and `pick` is also the forward
+derivative of a maximum: there is no code for second derivatives, and every order works. Functional
+code calls `max_pool`, `max_pool_offsets`, `avg_pool` and the like of this module; each goes to the
+raw operator at once unless something differentiates.
 """
 
 import math
@@ -20,7 +20,7 @@ from torch.autograd import forward_ad as fwad
 from torch.compiler import is_compiling
 
 from .. import cpu, onnx, reference
-from ..window import Packed, Window, unpack
+from ..window import Axis, Packed, Window, unpack
 from . import inductor
 
 R = TypeVar("R")
@@ -46,6 +46,42 @@ def _slow_scatter(g: Tensor, offsets: Tensor, window: Packed) -> Tensor:
 
 def _slow_plane_indices(offsets: Tensor, window: Packed) -> Tensor:
     return reference.plane_indices(offsets, unpack(window)[0])
+
+
+def _slow_put(x: Tensor, indices: Tensor, window: Packed) -> Tensor:
+    return reference.put(x, indices, *unpack(window))
+
+
+def _slow_put_backward(g: Tensor, indices: Tensor, window: Packed) -> Tensor:
+    return reference.put_backward(g, indices, *unpack(window))
+
+
+def _slow_add_at(g: Tensor, indices: Tensor, window: Packed) -> Tensor:
+    return reference.add_at(g, indices, *unpack(window))
+
+
+def _slow_take(x: Tensor, indices: Tensor, window: Packed) -> Tensor:
+    return reference.take(x, indices, *unpack(window))
+
+
+def _slow_fractional_max_pool(x: Tensor, samples: Tensor, window: Packed) -> Tensor:
+    return _slow_fractional_max_pool_indices(x, samples, window)[0]
+
+
+def _slow_fractional_max_pool_indices(
+    x: Tensor, samples: Tensor, window: Packed
+) -> tuple[Tensor, Tensor]:
+    w, _ = unpack(window)
+    kernel = tuple(axis.kernel for axis in w.axes)
+    return reference.fractional_max_pool(x, kernel, w.output_size, samples)
+
+
+def _slow_fractional_avg_pool(x: Tensor, samples: Tensor, window: Packed) -> Tensor:
+    return reference.fractional_avg_pool(x, samples, unpack(window)[0])
+
+
+def _slow_fractional_avg_pool_backward(g: Tensor, samples: Tensor, window: Packed) -> Tensor:
+    return reference.fractional_avg_pool_backward(g, samples, *unpack(window))
 
 
 def _slow_avg_pool(x: Tensor, window: Packed) -> Tensor:
@@ -80,16 +116,37 @@ def _pooled(x: Tensor, window: Packed, dtype: torch.dtype | None = None) -> Tens
     )
 
 
-def _unpooled(g: Tensor, window: Packed) -> Tensor:
-    w, channels_last = unpack(window)
+def _flagged(x: Tensor, shape: Sequence[int], channels_last: bool) -> Tensor:
     layout = torch.contiguous_format
     if channels_last:
-        layout = torch.channels_last if g.dim() == 4 else torch.channels_last_3d
-    return torch.empty(w.input_shape(g.shape), dtype=g.dtype, device=g.device, memory_format=layout)
+        layout = torch.channels_last if x.dim() == 4 else torch.channels_last_3d
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout)
+
+
+def _unpooled(g: Tensor, window: Packed) -> Tensor:
+    w, channels_last = unpack(window)
+    return _flagged(g, w.input_shape(g.shape), channels_last)
+
+
+def _fake_put(x: Tensor, indices: Tensor, window: Packed) -> Tensor:
+    return _unpooled(x, window)
+
+
+def _fake_take(x: Tensor, indices: Tensor, window: Packed) -> Tensor:
+    w, channels_last = unpack(window)
+    return _flagged(x, w.output_shape(x.shape), channels_last)
 
 
 def _fake_max_pool_offsets(x: Tensor, window: Packed) -> tuple[Tensor, Tensor]:
     return _pooled(x, window), _pooled(x, window, unpack(window)[0].offset_dtype)
+
+
+def _fake_fractional(x: Tensor, samples: Tensor, window: Packed) -> Tensor:
+    return _pooled(x, window)
+
+
+def _fake_fractional_indices(x: Tensor, samples: Tensor, window: Packed) -> tuple[Tensor, Tensor]:
+    return _pooled(x, window), _pooled(x, window, torch.int64)
 
 
 def _fake_plane_indices(offsets: Tensor, window: Packed) -> Tensor:
@@ -103,6 +160,14 @@ _OPERATORS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "pick": (_slow_pick, lambda x, offsets, window: _pooled(x, window)),
     "scatter": (_slow_scatter, lambda g, offsets, window: _unpooled(g, window)),
     "plane_indices": (_slow_plane_indices, _fake_plane_indices),
+    "put": (_slow_put, _fake_put),
+    "put_backward": (_slow_put_backward, _fake_take),
+    "add_at": (_slow_add_at, _fake_put),
+    "take": (_slow_take, _fake_take),
+    "fractional_max_pool": (_slow_fractional_max_pool, _fake_fractional),
+    "fractional_max_pool_indices": (_slow_fractional_max_pool_indices, _fake_fractional_indices),
+    "fractional_avg_pool": (_slow_fractional_avg_pool, _fake_fractional),
+    "fractional_avg_pool_backward": (_slow_fractional_avg_pool_backward, _fake_put),
     "avg_pool": (_slow_avg_pool, _pooled),
     "avg_pool_backward": (_slow_avg_pool_backward, _unpooled),
     "l2_pool": (_slow_l2_pool, _pooled),
@@ -167,6 +232,9 @@ _raw_max_pool_offsets: Callable[[Tensor, Packed], tuple[Tensor, Tensor]] = _raw[
 _raw_pick: Callable[[Tensor, Tensor, Packed], Tensor] = _raw["pick"]
 _raw_scatter: Callable[[Tensor, Tensor, Packed], Tensor] = _raw["scatter"]
 _raw_plane_indices: Callable[[Tensor, Packed], Tensor] = _raw["plane_indices"]
+_raw_fractional_max_pool_indices: Callable[[Tensor, Tensor, Packed], tuple[Tensor, Tensor]] = _raw[
+    "fractional_max_pool_indices"
+]
 _raw_avg_pool: Callable[[Tensor, Packed], Tensor] = _raw["avg_pool"]
 _raw_avg_pool_backward: Callable[[Tensor, Packed], Tensor] = _raw["avg_pool_backward"]
 _raw_l2_pool: Callable[[Tensor, Packed], Tensor] = _raw["l2_pool"]
@@ -321,6 +389,78 @@ class _PlaneIndicesForward(_PlaneIndices):
         return None
 
 
+class _Indexed(Function):
+    """``operator(x, at, window)``, linear in ``x``; `_ADJOINTS` names its adjoint."""
+
+    @staticmethod
+    def forward(operator: str, x: Tensor, at: Tensor, window: Packed) -> Tensor:
+        result: Tensor = _raw[operator](x, at, window)
+        return result
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.operator, _, at, window = inputs
+        ctx.window = _kept(window)
+        ctx.save_for_backward(at)
+        ctx.save_for_forward(at)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        adjoint = _ADJOINTS[ctx.operator]
+        return None, indexed(adjoint, g, ctx.saved_tensors[0], ctx.window), None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, operator: str, x: Tensor, at: Tensor, window: Packed) -> Any:
+        (x, at), unfold = _fold(info, in_dims[1:3], (x, at), _rank(window))
+        return unfold(indexed(operator, x, at, window)), 0
+
+
+class _IndexedForward(_Indexed):
+    @staticmethod
+    def jvp(ctx: Any, _operator: Any, t: Tensor, _at: Any, _window: Any) -> Any:
+        return indexed(ctx.operator, t, ctx.saved_tensors[0], ctx.window)
+
+
+_ADJOINTS = {
+    "put": "put_backward", "put_backward": "put",
+    "add_at": "take", "take": "add_at",
+    "fractional_avg_pool": "fractional_avg_pool_backward",
+    "fractional_avg_pool_backward": "fractional_avg_pool",
+}  # fmt: skip
+
+
+class _FractionalMax(Function):
+    @staticmethod
+    def forward(x: Tensor, samples: Tensor, window: Packed) -> tuple[Tensor, Tensor]:
+        return _raw_fractional_max_pool_indices(x, samples, window)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.window = _kept(inputs[2])
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(output[1])
+        ctx.save_for_forward(output[1])
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor | None, _: Any) -> Any:
+        if g is None:
+            return None, None, None
+        return indexed("add_at", g, ctx.saved_tensors[0], ctx.window), None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, x: Tensor, samples: Tensor, window: Packed) -> Any:
+        (x, samples), unfold = _fold(info, in_dims[:2], (x, samples), _rank(window))
+        values, indices = _apply(_FractionalMax, _FractionalMaxForward, x, samples, window)
+        return (unfold(values), unfold(indices)), (0, 0)
+
+
+class _FractionalMaxForward(_FractionalMax):
+    @staticmethod
+    def jvp(ctx: Any, t: Tensor, _samples: Any, _window: Any) -> Any:
+        return indexed("take", t, ctx.saved_tensors[0], ctx.window), None
+
+
 class _AvgPool(Function):
     @staticmethod
     def forward(x: Tensor, window: Packed) -> Tensor:
@@ -439,6 +579,8 @@ _direct_apply: dict[type[Function], Callable[..., Any]] = {
         _PickForward,
         _ScatterForward,
         _PlaneIndicesForward,
+        _IndexedForward,
+        _FractionalMaxForward,
         _AvgPoolForward,
         _AvgPoolBackwardForward,
     )
@@ -640,6 +782,76 @@ def scatter(g: Tensor, offsets: Tensor, packed: Packed) -> Tensor:
         return _raw_scatter(g, offsets, packed)
     sums: Tensor = _apply(_Scatter, _ScatterForward, g, offsets, packed)
     return sums
+
+
+def put(x: Tensor, indices: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Planes of ``sizes`` whose cells hold the last value of ``x`` that names them, or 0."""
+    return _to_cells("put", x, indices, sizes)
+
+
+def add_at(x: Tensor, indices: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Planes of ``sizes`` whose cells hold the sum of the values of ``x`` that name them."""
+    return _to_cells("add_at", x, indices, sizes)
+
+
+def _to_cells(operator: str, x: Tensor, indices: Tensor, sizes: Sequence[int]) -> Tensor:
+    packed = _wanted(x, plane(sizes, x.shape[x.dim() - len(sizes) :]))
+    if not differentiates(x):
+        result: Tensor = _raw[operator](x, indices, packed)
+        return result
+    return _restore_strides(x, lambda x: indexed(operator, x, indices, packed))
+
+
+def fractional_max_pool(x: Tensor, samples: Tensor, window: Window) -> Tensor:
+    """The maxima of Graham's windows alone; indices are kept only for a backward pass."""
+    values: Tensor
+    if differentiates(x):
+        values = fractional_max_pool_indices(x, samples, window)[0]
+    else:
+        values = _raw["fractional_max_pool"](x, samples, window.packed)
+    return values
+
+
+def fractional_max_pool_indices(
+    x: Tensor, samples: Tensor, window: Window
+) -> tuple[Tensor, Tensor]:
+    """The maxima of Graham's windows, and where they are in the plane, int64."""
+    if not differentiates(x):
+        return _raw_fractional_max_pool_indices(x, samples, window.packed)
+    packed = _wanted(x, window)
+
+    def pooled(x: Tensor) -> tuple[Tensor, Tensor]:
+        both: tuple[Tensor, Tensor] = _apply(
+            _FractionalMax, _FractionalMaxForward, x, samples, packed
+        )
+        return both
+
+    return _restore_strides(x, pooled)
+
+
+def fractional_avg_pool(x: Tensor, samples: Tensor, window: Window) -> Tensor:
+    """The means of Graham's windows."""
+    if not differentiates(x):
+        return indexed("fractional_avg_pool", x, samples, window.packed)
+    packed = _wanted(x, window)
+    return _restore_strides(x, lambda x: indexed("fractional_avg_pool", x, samples, packed))
+
+
+def plane(sizes: Sequence[int], out: Sequence[int]) -> Window:
+    """A window of which only the extents count: those of cells, and those of values."""
+    axes = [Axis(size, o, 1, 1, 0, 0, 1) for size, o in zip(sizes, out, strict=True)]
+    return Window(tuple(axes))
+
+
+def indexed(operator: str, x: Tensor, at: Tensor, packed: Packed) -> Tensor:
+    """What the raw ``operator`` makes of ``x``, and its derivatives of every order."""
+    packed = _traceable(packed)
+    result: Tensor
+    if not differentiates(x):
+        result = _raw[operator](x, at, packed)
+    else:
+        result = _apply(_Indexed, _IndexedForward, operator, x, at, packed)
+    return result
 
 
 def avg_pool_backward(g: Tensor, packed: Packed) -> Tensor:

@@ -12,8 +12,11 @@ from typing import Any
 import torch
 from torch._prims_common import suggest_memory_format
 
-_ADJOINTS = ("scatter", "avg_pool_backward", "l2_pool_backward")
-"""The window tells these the format of their result, a gradient."""
+_ADJOINTS = (
+    "scatter", "avg_pool_backward", "l2_pool_backward", "fractional_avg_pool_backward",
+    "put", "put_backward", "add_at", "take",
+)  # fmt: skip
+"""The window tells these the format of their result, which is that of their first tensor."""
 
 
 def register(names: Sequence[str]) -> None:
@@ -33,7 +36,7 @@ def register(names: Sequence[str]) -> None:
 
 
 def _following_gradient(fallback: Callable[..., Any]) -> Callable[..., Any]:
-    """``fallback`` with a window that asks for the memory format which the gradient ``g`` has."""
+    """``fallback`` with a window that asks for the memory format of ``g``, mostly a gradient."""
     from torch._inductor import ir
     from torch._inductor.virtualized import V
 
