@@ -154,8 +154,7 @@ def _settings(threads: int) -> Iterator[None]:
     with ExitStack() as stack:
         stack.callback(torch.set_num_threads, before)
         stack.enter_context(torch.random.fork_rng(devices=[]))
-        stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.enable_grad())
+        stack.enter_context(torch.inference_mode(False))  # turns gradients on as well
         stack.enter_context(torch.autocast("cpu", enabled=False))
         if torch.get_default_device().type != "cpu":
             stack.enter_context(torch.device("cpu"))
