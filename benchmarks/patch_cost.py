@@ -19,7 +19,7 @@ import poolkit.functional
 
 from .timing import no_collection
 
-ROUNDS, CALLS = 60, 300
+ROUNDS, CALLS = 30, 200
 
 KINDS = ("inference", "inference_mode", "training")
 CASES = {
