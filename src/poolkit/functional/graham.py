@@ -4,7 +4,7 @@ They differ from plane to plane, so that no `Window` describes them: their cells
 by side, and an ordinary window over those does the rest.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -98,7 +98,9 @@ def _output_size(
 ) -> tuple[int, ...]:
     sizes, ratios = size_or_ratio(where, rank, output_size, output_ratio)
     if ratios is not None:
-        sizes = tuple(torch.sym_int(extent * r) for extent, r in zip(extents, ratios, strict=True))
+        # Not int(), which would fix a symbolic extent.
+        whole: Callable[[Any], int] = torch.sym_int
+        sizes = tuple(whole(extent * r) for extent, r in zip(extents, ratios, strict=True))
         if min(sizes) < 1:
             raise ArgumentError(f"{where}: output_ratio {output_ratio!r} gives the size {sizes}")
     assert sizes is not None
