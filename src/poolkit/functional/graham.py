@@ -4,6 +4,7 @@ Where they begin differs from plane to plane and follows from samples: a `Window
 extents and the kernel.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -85,7 +86,9 @@ def _output_size(
 ) -> tuple[int, ...]:
     sizes, ratios = size_or_ratio(where, rank, output_size, output_ratio)
     if ratios is not None:
-        sizes = tuple(torch.sym_int(extent * r) for extent, r in zip(extents, ratios, strict=True))
+        # Not int(), which would fix a symbolic extent.
+        whole: Callable[[Any], int] = torch.sym_int
+        sizes = tuple(whole(extent * r) for extent, r in zip(extents, ratios, strict=True))
         if min(sizes) < 1:
             raise ArgumentError(f"{where}: output_ratio {output_ratio!r} gives the size {sizes}")
     assert sizes is not None

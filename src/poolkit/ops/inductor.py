@@ -40,8 +40,8 @@ def _following_gradient(fallback: Callable[..., Any]) -> Callable[..., Any]:
     from torch._inductor import ir
     from torch._inductor.virtualized import V
 
-    def lower(g: Any, *tensors: Any) -> Any:
-        *tensors, window = tensors
+    def lower(g: Any, *others: Any) -> Any:
+        *tensors, window = others
         g = ir.ExternKernel.realize_input(g)
         if ir.is_storage_and_layout(g):
             ir.as_storage_and_layout(g, freeze=True)
