@@ -317,9 +317,15 @@ class Adjoint {
   const Divisors<V>* const divisors_;
 };
 
-// The most taps with which looking at all outputs that hold a cell of a maximum takes less time
-// than an addition per output (named.h).
+// Whether a comparison and an addition for each tap of a maximum take less time than one addition
+// per output (named.h): where taps are few, and where these additions would miss the cache.
 template <class V, class O>
-constexpr int64_t kMostGathered = kComparesBytes<V, O> ? 16 : kLanes<V> / 2;
+bool gathers(const Window& w, int64_t run) {
+  constexpr int64_t kMostTaps = kComparesBytes<V, O> ? 16 : kLanes<V> / 2, kCache = 512 << 10;
+  const int64_t slices = std::min(w.d.extent(), w.d.size) - 1;
+  const int64_t rows = slices * w.h.size + std::min(w.h.extent(), w.h.size);
+  const bool far = rows * w.w.size * run * int64_t(sizeof(V)) > kCache;
+  return w.taps() <= kMostTaps || (far && outputs_per_cell(w) <= 16);
+}
 
 }  // namespace poolkit

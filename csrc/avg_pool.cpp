@@ -239,7 +239,7 @@ void avg_backward_planes(const T* g, T* out, const Window& w, int64_t planes) {
         sum = sums.get();
       else
         sum = out + p * cells;
-      std::fill_n(sum, cells, V(0));
+      clear_values(sum, cells);
       const T* from = g + p * w.outputs();
       for (int64_t d = 0; d < w.d.out; ++d)
         for (int64_t h = 0; h < w.h.out; ++h, from += w.w.out) {

@@ -8,10 +8,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <utility>
 
 #include "cells.h"
+#include "fresh.h"
 
 namespace poolkit {
 
@@ -46,29 +46,28 @@ void fill_pairs(const T* g, T* out, const Window& w, int64_t planes, const Put& 
   parallel(planes * w.d.size * rows, 2 * tall * n, [=, &w](int64_t item, int64_t stop) {
     const T* const end = out + stop * tall * 2 * n;
     T values[N] = {};
-    int64_t slice = item / rows, h = item % rows;
-    for (; item < stop; ++item) {
-      const int64_t first = (slice / w.d.kernel * rows + h) * n;
-      const int64_t tap = slice % w.d.kernel * tall;
-      for (int64_t t = 0; t < tall; ++t)
-        for (int64_t i = 0; i < n; i += N) {
-          const int64_t at = first + i, cells = 2 * (n - i);
-          const bool inside = at + N <= last;
-          if (!inside) std::copy_n(g + at, n - i, values);
-          Special<V> unused{};
-          const Vec<V> v = read<V>(inside ? g + at : values, unused);
-          Vec<V> even, odd;
-          put(at, inside ? N : n - i, tap + t, v, even, odd);
-          T* const to = out + (item * tall + t) * 2 * n + 2 * i;
-          for (int half = 0; half < 2 && half * N < cells; ++half) {
-            if (end - to - half * N >= N)
-              write<T, V>(to + half * N, interleaved<V>(even, odd, half));
-            else
-              write_some<T, V>(to + half * N, interleaved<V>(even, odd, half),
-                               std::min<int64_t>(N, cells - half * N));
+    for (int64_t h = item % rows; item < stop; h = 0) {
+      const int64_t slice = item / rows, tap = slice % w.d.kernel * tall;
+      const int64_t first = slice / w.d.kernel * rows * n;
+      for (; h < rows && item < stop; ++h, ++item)
+        for (int64_t t = 0; t < tall; ++t)
+          for (int64_t i = 0; i < n; i += N) {
+            const int64_t at = first + h * n + i, cells = 2 * (n - i);
+            const bool inside = at + N <= last;
+            if (!inside) std::copy_n(g + at, n - i, values);
+            Special<V> unused{};
+            const Vec<V> v = read<V>(inside ? g + at : values, unused);
+            Vec<V> even, odd;
+            put(at, inside ? N : n - i, tap + t, v, even, odd);
+            T* const to = out + (item * tall + t) * 2 * n + 2 * i;
+            for (int half = 0; half < 2 && half * N < cells; ++half) {
+              if (end - to - half * N >= N)
+                write<T, V>(to + half * N, interleaved<V>(even, odd, half));
+              else
+                write_some<T, V>(to + half * N, interleaved<V>(even, odd, half),
+                                 std::min<int64_t>(N, cells - half * N));
+            }
           }
-        }
-      if (++h == rows) h = 0, ++slice;
     }
   });
 }
@@ -124,7 +123,7 @@ void fill_channels(const T* g, T* out, const Window& w, int64_t planes, int64_t 
         for (int64_t i = 1; i < copies; ++i) std::copy_n(line.get(), run, line.get() + i * run);
         for (int64_t n; c < next; c += n, cell += n) {
           n = std::min(copies, next - c);
-          std::memcpy(out + cell * run, line.get(), size_t(n * run) * sizeof(T));
+          copy_values<T>(line.get(), out + cell * run, n * run);
         }
       }
     }

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "cells.h"
+#include "fresh.h"
 #include "offsets.h"
 
 namespace poolkit {
@@ -258,9 +259,9 @@ class Named {
       for (int64_t p = 0; p < count; ++p) {
         V* const plane = sums + p * w_.cells() * step;
         if (n == step)
-          std::fill_n(plane + cleared * step, (end - cleared) * step, V(0));
+          clear_values(plane + cleared * step, (end - cleared) * step);
         else
-          for (int64_t i = cleared; i < end; ++i) std::fill_n(plane + i * step, n, V(0));
+          for (int64_t i = cleared; i < end; ++i) clear_values(plane + i * step, n);
       }
       cleared = end;
     };

@@ -82,7 +82,7 @@ void scatter_any(const T* g, const Offset* offsets, T* out, const Window& w, int
         sum = sums.get();
       else
         sum = to;
-      std::fill_n(sum, cells, V(0));
+      clear_values(sum, cells);
       const int64_t first = plane * outputs;
       for_cells(offsets + first, w, 0, w.outputs(), run, run,
                 [&](int64_t i, int64_t cell, int64_t c) {
@@ -105,7 +105,7 @@ void scatter_values(const T* g, const Offset* offsets, T* out, const Window& w, 
   if constexpr (sizeof(Offset) == 1)
     if (run == 1 && shifts(w) && shifts_fast<V>(w)) return Shifted<T>(g, offsets, out, w, planes)();
   if constexpr (sizeof(Offset) <= 2) {
-    if (run >= kLanes<V> && w.taps() <= kMostGathered<V, Offset>)
+    if (run >= kLanes<V> && gathers<V, Offset>(w, run))
       return Adjoint<T, Offset>(g, offsets, out, w, planes * run, run, nullptr)();
     const Named<T, Offset> named(g, offsets, out, w, planes, run);
     const bool few = planes < torch::stable::get_num_threads() && run == 1;
