@@ -15,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "backward.h"
 #include "cells.h"
 #include "fresh.h"
 #include "offsets.h"
