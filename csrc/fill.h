@@ -104,8 +104,8 @@ void fill_channels(const T* g, T* out, const Window& w, int64_t planes, int64_t 
   constexpr int N = kLanes<V>;
   const Share<V> share(divisor);
   const int64_t width = w.w.size, wide = w.w.kernel;
-  // Cells are copied several at a time.
-  const int64_t most = std::clamp<int64_t>(kCopied / (run * int64_t(sizeof(T))), 1, wide);
+  // Of long windows several cells are copied at a time.
+  const int64_t most = std::clamp<int64_t>(kCopied / (run * int64_t(sizeof(T))), 1, wide / 4 + 1);
   parallel(planes * w.cells(), run, [&](int64_t cell, int64_t stop) {
     const Buffer<T> line(most * run);
     while (cell < stop) {
