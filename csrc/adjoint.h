@@ -1,10 +1,10 @@
 // Backward over vectors: each cell of the input gathers from the outputs that hold it.
 //
-// The mirror of lanes.h. Vectors are channels (channels-last), or as many contiguous planes as
-// there are lanes, transposed in cache. For one input cell the outputs that hold it are visited in
-// row-major order; the gradient of each is added where its offset names the cell (max), or divided
-// (average). Every cell is written once, and its sum begins with 0: torch's bits, for any number of
-// threads, and no two threads ever write the same cell.
+// The mirror of lanes.h. Vectors are channels (channels-last), or, of averages, as many contiguous
+// planes as there are lanes, transposed in cache. For one input cell the outputs that hold it are
+// visited in row-major order; the gradient of each is added where its offset names the cell (max),
+// or divided (average). Every cell is written once, and its sum begins with 0: torch's bits, for
+// any number of threads, and no two threads ever write the same cell.
 //
 // Offsets come back from Python and are not trusted: they are only compared, never followed.
 #pragma once
@@ -77,10 +77,11 @@ class Adjoint {
         divisors_(divisors) {}
 
   // Shares the work out: planes as lanes, or channels as they are.
-  void operator()(bool lanes) const {
+  void operator()() const {
+    const bool lanes = !kChosen && run_ < N;
+    const bool bytes = kBytes && run_ >= 4 * N;
     // Several vectors of planes at a time: one addition waits for the one before it.
-    const bool bytes = kBytes && (lanes ? planes_ : run_) >= 4 * N;
-    const int64_t group = bytes ? 4 * N : planes_ >= 8 * N ? 2 * N : N;
+    const int64_t group = planes_ >= 8 * N ? 2 * N : N;
     const int64_t width = lanes ? group : run_;
     const int64_t most = std::max<int64_t>(1, kCache / (width * int64_t(sizeof(V))));
     const int64_t units = lanes ? (planes_ + group - 1) / group : planes_ / run_;
@@ -117,17 +118,16 @@ class Adjoint {
         b.plane = lanes ? rest * group : rest;
         b.planes = lanes ? std::min<int64_t>(group, planes_ - b.plane) : 1;
         const int64_t first = p * part, n = p + 1 == parts ? run_ - first : part;
+        if constexpr (!kChosen)
+          if (lanes) {
+            group > N ? by_planes<2>(b, scratch) : by_planes<1>(b, scratch);
+            continue;
+          }
         if (bytes) {
-          if constexpr (kBytes)
-            lanes ? by_planes<4, O>(b, scratch) : by_channels<O>(b, first, n, scratch);
+          if constexpr (kBytes) by_channels<O>(b, first, n, scratch);
         } else {
           using L = std::conditional_t<kChosen, Unsigned<sizeof(V)>, NoOffset>;
-          if (!lanes)
-            by_channels<L>(b, first, n, scratch);
-          else if (group > N)
-            by_planes<2, L>(b, scratch);
-          else
-            by_planes<1, L>(b, scratch);
+          by_channels<L>(b, first, n, scratch);
         }
       }
     });
@@ -207,13 +207,12 @@ class Adjoint {
     }
   }
 
-  template <int U, class L>
+  template <int U>
   void by_planes(const Block& b, Scratch& s) const {
     constexpr int64_t kWidth = U * N;
     const Outputs o = outputs_for(b, kWidth);
     const PlaneStarts from{run_, w_.outputs()}, into{run_, w_.cells()};
     V* const staged = s.g.reserve(o.size());
-    L* const taps = reinterpret_cast<L*>(kChosen ? s.taps.reserve(o.size()) : nullptr);
     const bool whole = o.columns() == w_.w.out;
     for (int64_t d = o.d0; d < o.d1; ++d)
       for (int64_t h = o.h0; h < o.h1; h = whole ? o.h1 : h + 1) {
@@ -227,22 +226,15 @@ class Adjoint {
           for (int k = 0; k < N; ++k) g[k] = g_ + start(u * N + k);
           gather_planes<T, V>(g, run_, n, g_ + planes_ * w_.outputs(), staged + to + u * N, kWidth);
         }
-        if constexpr (kChosen)
-          for (int64_t u = 0; u < kWidth; u += kLanes<L>) {
-            const O* offsets[kLanes<L>];
-            for (int k = 0; k < kLanes<L>; ++k) offsets[k] = offsets_ + start(u + k);
-            gather_planes<O, L>(offsets, run_, n, offsets_ + planes_ * w_.outputs(), taps + to + u,
-                                kWidth);
-          }
       }
     for (int64_t d = o.d0; d < o.d1; ++d)
       for (int64_t h = o.h0; h < o.h1; ++h) divide(o, d, h, staged + o.at(d, h));
-    const Held<L> held{staged,   taps,  o.w0 * kWidth - o.at(0, 0), o.at(1, 0) - o.at(0, 0),
-                       o.line(), kWidth};
+    const Held<NoOffset> held{
+        staged, nullptr, o.w0 * kWidth - o.at(0, 0), o.at(1, 0) - o.at(0, 0), o.line(), kWidth};
     const int64_t line = b.columns() * kWidth;
     V* const sums = s.sums.reserve(b.rows() * line);
     for (int64_t h = b.h0; h < b.h1; ++h)
-      add_row<U, L>(held, b.d0, h, b.w0, b.w1, kWidth, s, sums + (h - b.h0) * line, kWidth);
+      add_row<U, NoOffset>(held, b.d0, h, b.w0, b.w1, kWidth, s, sums + (h - b.h0) * line, kWidth);
     const bool rows_join = b.columns() == w_.w.size;
     for (int64_t h = b.h0; h < b.h1; h = rows_join ? b.h1 : h + 1)
       for (int64_t u = 0; u < U && u * N < b.planes; ++u) {
@@ -325,7 +317,15 @@ class Adjoint {
   const Divisors<V>* const divisors_;
 };
 
-// Whether so few outputs hold a cell that gathering from all of them is the fastest way.
-inline bool gathers(const Window& w) { return outputs_per_cell(w) <= 16; }
+// Whether a comparison and an addition for each tap of a maximum take less time than one addition
+// per output (named.h): where taps are few, and where these additions would miss the cache.
+template <class V, class O>
+bool gathers(const Window& w, int64_t run) {
+  constexpr int64_t kMostTaps = kComparesBytes<V, O> ? 16 : kLanes<V> / 2, kCache = 512 << 10;
+  const int64_t slices = std::min(w.d.extent(), w.d.size) - 1;
+  const int64_t rows = slices * w.h.size + std::min(w.h.extent(), w.h.size);
+  const bool far = rows * w.w.size * run * int64_t(sizeof(V)) > kCache;
+  return w.taps() <= kMostTaps || (far && outputs_per_cell(w) <= 16);
+}
 
 }  // namespace poolkit

@@ -10,6 +10,7 @@
 
 #include "adjoint.h"
 #include "backward.h"
+#include "fill.h"
 #include "forward.h"
 #include "operators.h"
 
@@ -238,7 +239,7 @@ void avg_backward_planes(const T* g, T* out, const Window& w, int64_t planes) {
         sum = sums.get();
       else
         sum = out + p * cells;
-      std::fill_n(sum, cells, V(0));
+      clear_values(sum, cells);
       const T* from = g + p * w.outputs();
       for (int64_t d = 0; d < w.d.out; ++d)
         for (int64_t h = 0; h < w.h.out; ++h, from += w.w.out) {
@@ -277,14 +278,17 @@ Tensor avg_pool_backward(const Tensor& g, const Window& w) {
       parallel(out.planes, n, [&](int64_t p, int64_t end) {
         for (; p < end; ++p) std::fill_n(to + p * n, n, narrow<T>(widen(from[p]) / divisor));
       });
+    } else if (cuts(w) && out.run == 1 && w.w.kernel == 2) {
+      fill_shared_pairs(from, to, w, out.planes, Wide<T>(w.divisor ? w.divisor : w.taps()));
+    } else if (cuts(w) && w.taps() > 1 && out.run >= kLanes<Wide<T>>) {
+      fill_channels(from, to, w, out.planes, out.run, Wide<T>(w.divisor ? w.divisor : w.taps()));
     } else if (turns(w.d) && turns(w.h) && turns(w.w) && w.taps() > 1 &&
                (common_divisor(w) || std::is_same_v<T, Wide<T>>)) {
       avg_backward_turned(from, to, w, out.planes, out.run);
-    } else if (gathers(w) &&
+    } else if (outputs_per_cell(w) <= 16 &&
                (out.run >= kLanes<Wide<T>> || 2 * out.planes * out.run > kLanes<Wide<T>>)) {
       const Divisors<Wide<T>> divisors(w);
-      Adjoint<T, NoOffset>(from, nullptr, to, w, out.planes * out.run, out.run,
-                           &divisors)(out.run < kLanes<Wide<T>>);
+      Adjoint<T, NoOffset>(from, nullptr, to, w, out.planes * out.run, out.run, &divisors)();
     } else if (out.run == 1 && (w.d.adaptive() || w.h.adaptive() || w.w.adaptive()) &&
                out.planes >= torch::stable::get_num_threads()) {
       avg_backward_planes(from, to, w, out.planes);

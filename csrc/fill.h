@@ -1,0 +1,133 @@
+// Backward of windows that cut a plane into equal parts: each output fills its own cells.
+//
+// Cells are written in the order of memory, each once. Windows of two columns, contiguous: every
+// row of cells is a row of outputs with each value doubled (average), or put where its offset says
+// (maximum). Channels-last averages: the channels of an output, divided once, are copied to its
+// cells; so is a global average.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "cells.h"
+#include "fresh.h"
+
+namespace poolkit {
+
+inline bool cuts(const Axis& a) { return a.tiles() && a.kernel == a.stride && a.dilation == 1; }
+inline bool cuts(const Window& w) { return cuts(w.d) && cuts(w.h) && cuts(w.w); }
+
+// v / divisor. For a power of two a product is the same to the bit, and takes a tenth of the time.
+template <class V>
+class Share {
+ public:
+  explicit Share(V divisor)
+      : divisor_(divisor),
+        inverse_(1 / divisor),
+        exact_(std::scalbn(V(1), std::ilogb(divisor)) == std::abs(divisor)) {}
+  [[gnu::always_inline]] Vec<V> operator()(const Vec<V>& v) const {
+    return exact_ ? v * inverse_ : v / divisor_;
+  }
+
+ private:
+  const V divisor_, inverse_;
+  const bool exact_;
+};
+
+// put(output, n, row of taps, vector of g, even, odd) says what the two cells of n outputs get.
+// What a vector spills over the end of a row is written again by the rows that follow.
+template <class T, class Put>
+void fill_pairs(const T* g, T* out, const Window& w, int64_t planes, const Put& put) {
+  using V = Wide<T>;
+  constexpr int N = kLanes<V>;
+  const int64_t n = w.w.out, tall = w.h.kernel, rows = w.h.out, last = planes * w.outputs();
+  // The rows of cells of one row of outputs, slice by slice of cells.
+  parallel(planes * w.d.size * rows, 2 * tall * n, [=, &w](int64_t item, int64_t stop) {
+    const T* const end = out + stop * tall * 2 * n;
+    T values[N] = {};
+    for (int64_t h = item % rows; item < stop; h = 0) {
+      const int64_t slice = item / rows, tap = slice % w.d.kernel * tall;
+      const int64_t first = slice / w.d.kernel * rows * n;
+      for (; h < rows && item < stop; ++h, ++item)
+        for (int64_t t = 0; t < tall; ++t)
+          for (int64_t i = 0; i < n; i += N) {
+            const int64_t at = first + h * n + i, cells = 2 * (n - i);
+            const bool inside = at + N <= last;
+            if (!inside) std::copy_n(g + at, n - i, values);
+            Special<V> unused{};
+            const Vec<V> v = read<V>(inside ? g + at : values, unused);
+            Vec<V> even, odd;
+            put(at, inside ? N : n - i, tap + t, v, even, odd);
+            T* const to = out + (item * tall + t) * 2 * n + 2 * i;
+            for (int half = 0; half < 2 && half * N < cells; ++half) {
+              if (end - to - half * N >= N)
+                write<T, V>(to + half * N, interleaved<V>(even, odd, half));
+              else
+                write_some<T, V>(to + half * N, interleaved<V>(even, odd, half),
+                                 std::min<int64_t>(N, cells - half * N));
+            }
+          }
+    }
+  });
+}
+
+template <class T, class Offset>
+void fill_chosen_pairs(const T* g, const Offset* offsets, T* out, const Window& w, int64_t planes) {
+  using V = Wide<T>;
+  fill_pairs(g, out, w, planes,
+             [=](int64_t at, int64_t n, int64_t tap, const Vec<V>& v, Vec<V>& even, Vec<V>& odd) {
+               Offset some[kLanes<V>] = {};
+               const Offset* from = offsets + at;
+               if (n < kLanes<V>) std::copy_n(std::exchange(from, some), n, some);
+               // (Sums begin with 0: -0 becomes +0.)
+               even = Vec<V>{} + chosen<V>(from, Offset(2 * tap), v);
+               odd = Vec<V>{} + chosen<V>(from, Offset(2 * tap + 1), v);
+             });
+}
+
+template <class T>
+void fill_shared_pairs(const T* g, T* out, const Window& w, int64_t planes, Wide<T> divisor) {
+  using V = Wide<T>;
+  fill_pairs(g, out, w, planes,
+             [share = Share(divisor)](int64_t, int64_t, int64_t, const Vec<V>& v, Vec<V>& even,
+                                      Vec<V>& odd) { even = odd = share(v); });
+}
+
+constexpr int64_t kCopied = 16 << 10;  // bytes
+
+// Channels-last: `run` channels, at least a vector of them.
+template <class T>
+void fill_channels(const T* g, T* out, const Window& w, int64_t planes, int64_t run,
+                   Wide<T> divisor) {
+  using V = Wide<T>;
+  constexpr int N = kLanes<V>;
+  const Share<V> share(divisor);
+  const int64_t width = w.w.size, wide = w.w.kernel;
+  // Of long windows several cells are copied at a time.
+  const int64_t most = std::clamp<int64_t>(kCopied / (run * int64_t(sizeof(T))), 1, wide / 4 + 1);
+  parallel(planes * w.cells(), run, [&](int64_t cell, int64_t stop) {
+    const Buffer<T> line(most * run);
+    while (cell < stop) {
+      const int64_t h = cell / width % w.h.size, slice = cell / width / w.h.size;
+      const int64_t row = slice / w.d.kernel * w.h.out + h / w.h.kernel;
+      const T* const from = g + row * w.w.out * run;
+      for (int64_t c = cell % width, end = std::min(width, c + stop - cell); c < end;) {
+        const int64_t output = c / wide, next = std::min(end, (output + 1) * wide);
+        for (int64_t k = 0; k < run; k += N) {
+          k = std::min(k, run - N);  // the last vector overlaps the one before
+          Special<V> unused{};
+          write<T, V>(line.get() + k, share(read<V>(from + output * run + k, unused)));
+        }
+        const int64_t copies = std::min(most, next - c);
+        for (int64_t i = 1; i < copies; ++i) std::copy_n(line.get(), run, line.get() + i * run);
+        for (int64_t n; c < next; c += n, cell += n) {
+          n = std::min(copies, next - c);
+          copy_values<T>(line.get(), out + cell * run, n * run);
+        }
+      }
+    }
+  });
+}
+
+}  // namespace poolkit
