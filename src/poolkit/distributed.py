@@ -16,12 +16,14 @@ their derivatives do with a `DTensor` depends on its placements:
 
 Spatial sharding gives the bits of one process, forward and backward: values, indices, ties, NaN and
 signed zeros. Averages and norms are added up in one order whatever the extents if windows are
-small; if their kernel sizes add up to more than 16, or more than 16 of them hold the same cell, the
-order depends on the extents: these are the large windows above. With the batch or the channels
-sharded maxima have the bits of one process too, and gradients of averages differ from it by
-rounding where a process has few planes.
+small. The order depends on the extents if their kernel sizes add up to more than 16, if more than
+16 of them hold the same cell, if the padding before reaches a window's extent, or, with stride 1
+and ``count_include_pad=False``, if the sharded axis alone is padded: these are the large windows
+above. With the batch or the channels sharded maxima have the bits of one process too, and gradients
+of averages differ from it by rounding where a process has few planes.
 
-Reflected, replicated and circular padding, fractional pooling and unpooling are not for DTensors.
+Reflected, replicated and circular padding, fractional pooling, unpooling and forward-mode
+derivatives are not for DTensors.
 
 The rules are registered when a first DTensor is pooled, or when this module is imported.
 """
