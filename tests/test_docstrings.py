@@ -7,9 +7,12 @@ import pytest
 
 import poolkit.cam
 import poolkit.cost
+import poolkit.distributed
 import poolkit.functional
 import poolkit.models
 import poolkit.nn
+import poolkit.onnx
+import poolkit.patch
 import poolkit.shift
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -19,9 +22,12 @@ PUBLIC = [
     for module in (
         poolkit.cam,
         poolkit.cost,
+        poolkit.distributed,
         poolkit.functional,
         poolkit.models,
         poolkit.nn,
+        poolkit.onnx,
+        poolkit.patch,
         poolkit.shift,
     )
     for name in module.__all__
