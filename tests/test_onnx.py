@@ -331,13 +331,13 @@ SPECIAL = {
     "padding as wide as the kernel": lambda x: F.max_pool2d(x, 2, 1, 2, dilation=3),
     "a window dropped": lambda x: F.max_pool2d(x, 1, 3, [(0, 4), (0, 0)], ceil_mode=True),
     "the first of equals": lambda x: F.adaptive_max_pool2d(x.round(), 4, return_indices=True)[1],
-    "a window clipped": lambda x: F.avg_pool2d(x, 3, 2, 1, ceil_mode=True),
+    "a window clipped": lambda x: F.avg_pool2d(x, 4, 2, 1, ceil_mode=True),
     "wide padding, counted": lambda x: F.avg_pool2d(x, 2, 3, 2),
     "a divisor": lambda x: F.avg_pool2d(x.double(), 7, divisor_override=3),
     "one window, beside the input": lambda x: F.avg_pool2d(x, 7, 9, [(1, 0), (0, 0)], False, False),
     "the same, dilated": lambda x: F.avg_pool2d(x, 3, 2, 1, True, False, dilation=2),
     "unequal windows": lambda x: F.adaptive_avg_pool2d(x, 3),
-    "integers": lambda x: F.avg_pool2d((x * 2.0**61).long(), 3, 2, 1, count_include_pad=False),
+    "integers": lambda x: F.avg_pool2d((x * 2.0**58).long(), 3, 2, 1, count_include_pad=False),
     "a norm clipped": lambda x: F.lp_pool2d(x, 2, 2, ceil_mode=True),
 }
 
@@ -347,7 +347,8 @@ def test_special_geometries(what, node_by_node):
     x = -torch.rand(2, 3, 7, 7, generator=torch.Generator().manual_seed(0)) - 0.1
     for got, expected in zip(node_by_node(SPECIAL[what], x), [SPECIAL[what](x)], strict=True):
         assert got.dtype == expected.dtype
-        torch.testing.assert_close(got, expected, rtol=1e-6, atol=0)
+        rtol = 1e-6 if got.is_floating_point() else 0
+        torch.testing.assert_close(got, expected, rtol=rtol, atol=0)
 
 
 def test_drawn_geometries_node_by_node(node_by_node):
