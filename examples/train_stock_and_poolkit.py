@@ -229,6 +229,7 @@ def plot(path: Path, results: dict[tuple[str, str], Result]) -> None:
             losses = results[loop, side].losses
             axes.plot(range(1, len(losses) + 1), losses, label=f"{side}'s pooling", **styles[side])
         axes.set(xlabel="step", title=LOOPS[loop])
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(color="#e4e4e4", linewidth=0.6)
     panels[0].set_ylabel("training loss (cross entropy)")
     panels[-1].legend(frameon=False)
