@@ -47,9 +47,10 @@ def measure(model: Model, phase: str, seconds: float) -> Record:
 
 def _run(model: Model, phase: str, name: str) -> Run:
     net, x = models.build(model).train(phase == "step"), models.image(model)
+    if name != "torch":
+        net = models.accelerated(net)
     compiled = net if name == "eager" else torch.compile(net)
-    run = functools.partial(models.step if phase == "step" else models.inference, compiled, x)
-    return run if name == "torch" else functools.partial(models.with_poolkit, run)
+    return functools.partial(models.step if phase == "step" else models.inference, compiled, x)
 
 
 def table(records: Sequence[Record]) -> Table:

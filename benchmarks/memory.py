@@ -13,13 +13,13 @@ import functools
 import json
 import subprocess
 import sys
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
+import poolkit
 from poolkit.testing.memory import highest_resident_set, saved_bytes
 
 from . import models
@@ -72,12 +72,13 @@ def measure(case: Case) -> Record:
 
 def step(net: nn.Module, x: Tensor, side: str) -> dict[str, int]:
     """Bytes of a training step of a side: its ``peak``, and those ``saved`` for backward."""
+    if side == "poolkit":
+        poolkit.accelerate(net)
     run = functools.partial(models.step, net, x)
-    with models.poolkits_pooling() if side == "poolkit" else nullcontext():
-        before = highest_resident_set()
-        run()
-        peak = highest_resident_set() - before
-        saved = saved_bytes(run, without=net.parameters())
+    before = highest_resident_set()
+    run()
+    peak = highest_resident_set() - before
+    saved = saved_bytes(run, without=net.parameters())
     return {"peak": peak, "saved": saved}
 
 

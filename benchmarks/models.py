@@ -1,19 +1,18 @@
-"""Whole networks with random weights: torch against torch with poolkit's pooling."""
+"""Whole networks with random weights: as they are, and after `poolkit.accelerate`."""
 
+import copy
 import functools
 import importlib
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional
 from torch import Tensor, nn
 
-import poolkit.functional
+import poolkit
 
 from .measure import ratios, set_threads
 from .timing import in_turns
@@ -88,19 +87,15 @@ def image(model: Model, batch: int | None = None) -> Tensor:
     return torch.randn(batch or model.batch, 3, model.side, model.side, generator=generator)
 
 
-@contextmanager
-def poolkits_pooling() -> Iterator[None]:
-    """torch.nn.functional's pooling functions, and so torch.nn's modules, are poolkit's."""
-    stock = torch.nn.functional
-    names = [name for name in poolkit.functional.__all__ if hasattr(stock, name)]
-    before = {name: getattr(stock, name) for name in names}
-    try:
-        for name in names:
-            setattr(stock, name, getattr(poolkit.functional, name))
-        yield
-    finally:
-        for name, function in before.items():
-            setattr(stock, name, function)
+def accelerated(net: nn.Module) -> nn.Module:
+    """A twin of ``net``, of the same weights, whose pooling `poolkit.accelerate` took.
+
+    (None of the networks pools by function: every module that pools is one of torch.nn.)
+    """
+    shared = {id(t): t for t in (*net.parameters(), *net.buffers())}
+    twin = copy.deepcopy(net, shared)
+    poolkit.accelerate(twin)
+    return twin
 
 
 def inference(net: nn.Module, x: Tensor) -> list[Tensor]:
@@ -126,9 +121,7 @@ def measure(model: Model, phase: str, layout: str, seconds: float) -> Record:
     """Check that results are equal as far as rounding allows, and time both in turns."""
     set_threads("all")
     dtype, allowed = CLOSE[phase]
-    run = _runner(model, phase, layout, dtype, min(model.batch, 2))
-    apart = difference(run(), with_poolkit(run))
-    del run
+    apart = difference(*(run() for run in _runners(model, phase, layout, dtype, 2)))
     record = {
         "model": model.name,
         "title": model.title,
@@ -142,11 +135,11 @@ def measure(model: Model, phase: str, layout: str, seconds: float) -> Record:
     }
     if record["wrong"]:
         return record
-    run = _runner(model, phase, layout, torch.float32, model.batch)
-    runs = {"poolkit": functools.partial(with_poolkit, run), "torch": run}
+    stock, ours = _runners(model, phase, layout, torch.float32, model.batch)
+    runs = {"poolkit": ours, "torch": stock}
     record |= ratios(in_turns(runs, LONGER * seconds, least_rounds=5))
     if phase == "inference":
-        record["share"] = pooling_share(*run.args)
+        record["share"] = pooling_share(*stock.args)
     return record
 
 
@@ -185,19 +178,16 @@ def pooling_modules(net: nn.Module) -> list[nn.Module]:
     return [m for m in net.modules() if isinstance(m, POOLING)]
 
 
-def with_poolkit(run: Run) -> list[Tensor]:
-    with poolkits_pooling():
-        return run()
-
-
-def _runner(
-    model: Model, phase: str, layout: str, dtype: torch.dtype, batch: int
-) -> functools.partial[list[Tensor]]:
-    net, x = build(model).to(dtype), image(model, batch).to(dtype)
+def _runners(
+    model: Model, phase: str, layout: str, dtype: torch.dtype, most: int
+) -> list[functools.partial[list[Tensor]]]:
+    """The network with stock pooling, and with poolkit's, on a batch of at most ``most``."""
+    net, x = build(model).to(dtype), image(model, min(model.batch, most)).to(dtype)
     if layout == "channels_last":
         net, x = (t.to(memory_format=torch.channels_last) for t in (net, x))
     net.train(phase == "step")
-    return functools.partial(step if phase == "step" else inference, net, x)
+    run = step if phase == "step" else inference
+    return [functools.partial(run, some, x) for some in (net, accelerated(net))]
 
 
 def difference(theirs: list[Tensor], ours: list[Tensor]) -> float:

@@ -392,9 +392,9 @@ torch takes, `best peer / poolkit` how many times longer the fastest peer of tha
 {slower}
 ## Whole models
 
-Networks of pytorchcv with random weights, float32: torch against torch with its pooling functions
-replaced by poolkit's. A training step is forward and backward. Results are checked to be equal up
-to rounding: outputs in float32, gradients in float64, because networks in training amplify it.
+Networks of pytorchcv with random weights, float32: as they are, against a twin that
+`poolkit.accelerate` took. A training step is forward and backward. Results are checked to be equal
+up to rounding: outputs in float32, gradients in float64, because networks in training amplify it.
 Pooling's part of torch's time, here of contiguous inference, bounds what can be gained: a half of
 it could at most double the speed.
 

@@ -449,20 +449,18 @@ def network(model):
     )  # fmt: skip
 
 
-def test_swapped_pooling_is_put_back(module):
-    models, stock = module("models"), torch.nn.functional
-    before = {name: getattr(stock, name) for name in dir(stock) if "pool" in name}
-    swapped = {}
+def test_an_accelerated_twin_shares_the_weights(module):
+    net = network(None)
+    twin = module("models").accelerated(net)
+    assert [type(m) for m in twin if type(m) in poolkit_classes()] == [
+        poolkit.nn.MaxPool2d, poolkit.nn.AvgPool2d, poolkit.nn.AdaptiveAvgPool2d
+    ]  # fmt: skip
+    assert not any(type(m) in poolkit_classes() for m in net)
+    assert all(a is b for a, b in zip(net.parameters(), twin.parameters(), strict=True))
 
-    def fail():
-        swapped.update({name: getattr(stock, name) for name in before})
-        raise KeyError
 
-    with pytest.raises(KeyError), models.poolkits_pooling():
-        fail()
-    assert swapped["max_pool2d"] is poolkit.functional.max_pool2d
-    assert swapped["adaptive_avg_pool2d"] is poolkit.functional.adaptive_avg_pool2d
-    assert all(getattr(stock, name) is function for name, function in before.items())
+def poolkit_classes():
+    return {getattr(poolkit.nn, name) for name in poolkit.nn.__all__}
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
