@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, is_grad_enabled
 from torch.autograd import Function
+from torch.compiler import is_compiling
 
 from ..window import Packed, Window, unpack
 from .modes import (
@@ -262,7 +263,7 @@ class _L2PoolEager(Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
         x, y = ctx.saved_tensors
-        window = traceable(ctx.window)
+        window = traceable(ctx.window) if is_compiling() else ctx.window
         if not is_grad_enabled():
             return raw_operators["l2_pool_backward"](g, y, x, window), None
         # Somebody differentiates the gradient: in steps that have derivatives of their own.
@@ -295,18 +296,20 @@ def average(x: Tensor, packed: Packed) -> Tensor:
 
 def indexed(operator: str, x: Tensor, at: Tensor, packed: Packed) -> Tensor:
     """What the raw ``operator`` makes of ``x``, and its derivatives of every order."""
-    packed = traceable(packed)
+    if is_compiling():
+        packed = traceable(packed)
     result: Tensor
-    if not differentiates(x):
-        result = raw_operators[operator](x, at, packed)
-    else:
+    if differentiates(x):
         result = apply(_Indexed, _IndexedForward, operator, x, at, packed)
+    else:
+        result = raw_operators[operator](x, at, packed)
     return result
 
 
 def avg_pool_backward(g: Tensor, packed: Packed) -> Tensor:
     """The adjoint of the average: every output's value, divided, at each of its cells."""
-    packed = traceable(packed)
+    if is_compiling():
+        packed = traceable(packed)
     if not differentiates(g):
         return raw_avg_pool_backward(g, packed)
     spread: Tensor = apply(_AvgPoolBackward, _AvgPoolBackwardForward, g, packed)

@@ -83,6 +83,4 @@ def kept(window: Packed) -> Packed:
 
 def traceable(window: Packed) -> Packed:
     """The window as compiled autograd, which traces backward passes, can hand it to an operator."""
-    if isinstance(window, str) and is_compiling():
-        return tuple([int(n) for n in window.split()])
-    return window
+    return tuple([int(n) for n in window.split()]) if isinstance(window, str) else window
