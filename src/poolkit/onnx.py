@@ -47,10 +47,14 @@ _PLAIN = {
 }
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # torch's has no types
 def exporting() -> bool:
-    """Whether ``torch.onnx.export`` is at work (Dynamo itself would take it for False)."""
+    """Whether ``torch.onnx.export`` is at work."""
     return torch.onnx.is_in_onnx_export()
+
+
+# Dynamo would take the flag for False, and shall call the function while it traces. This is what
+# torch.compiler.assume_constant_result does, after it has imported Dynamo, for a second.
+exporting._dynamo_marked_constant = True  # type: ignore[attr-defined]  # noqa: SLF001
 
 
 def plain(x: Tensor) -> Tensor:
