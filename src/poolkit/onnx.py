@@ -19,7 +19,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from .errors import ArgumentError
 from .window import Axis, Packed, Window, spans, unpack
@@ -97,6 +96,9 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
 
 def _known(condition: Any) -> bool:
     """Whether ``condition`` holds for every value of the symbolic sizes in it, without a guard."""
+    # Imports sympy, which takes as long as poolkit.
+    from torch.fx.experimental.symbolic_shapes import statically_known_true
+
     return bool(statically_known_true(condition))
 
 
