@@ -100,7 +100,7 @@ def test_reference_serves_dtypes_that_torch_lacks(elsewhere):
 def test_raw_operators_have_a_kernel_on_every_device():
     if not poolkit.ops.NATIVE:
         pytest.skip("the reference serves without operators")
-    for name in poolkit.ops._OPERATORS:
+    for name in poolkit.ops.raw._OPERATORS:
         for overload, device in itertools.product(("", ".text"), ("CUDA", "MPS", "XPU", "Meta")):
             assert torch._C._dispatch_has_computed_kernel_for_dispatch_key(
                 f"poolkit::{name}{overload}", device
