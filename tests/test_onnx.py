@@ -23,6 +23,7 @@ from poolkit.errors import ArgumentError
 from poolkit.functional import common
 from poolkit.models import ResNet18
 from poolkit.onnx import LOWERED
+from poolkit.ops import derivatives, raw
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -319,7 +320,10 @@ def node_by_node(request, monkeypatch):
     def called(call, x):
         with pytest.MonkeyPatch.context() as patch:
             for name, lowered in LOWERED.items():
-                patch.setattr(ops, f"_raw_{name}", lowered)
+                patch.setitem(raw.raw_operators, name, lowered)
+                for module in (ops, derivatives):
+                    if hasattr(module, f"raw_{name}"):
+                        patch.setattr(module, f"raw_{name}", lowered)
             got = call(x)
         return got if isinstance(got, tuple) else (got,)
 

@@ -73,6 +73,7 @@ def test_arguments_and_main(run, script):
 def test_modules(run, script, monkeypatch):
     path = script("import sys; print(__name__, sys.argv[1:])", "a_module.py")
     monkeypatch.syspath_prepend(path.parent)
+    monkeypatch.chdir(path.parent)  # which, unless Python runs with -P, stands first
     assert run("-m", "a_module", "--flag")[:2] == (0, "__main__ ['--flag']\n")
 
 

@@ -19,7 +19,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from .errors import ArgumentError
 from .window import Axis, Packed, Window, spans, unpack
@@ -47,10 +46,14 @@ _PLAIN = {
 }
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # torch's has no types
 def exporting() -> bool:
-    """Whether ``torch.onnx.export`` is at work (Dynamo itself would take it for False)."""
+    """Whether ``torch.onnx.export`` is at work."""
     return torch.onnx.is_in_onnx_export()
+
+
+# Dynamo would take the flag for False, and shall call the function while it traces. This is what
+# torch.compiler.assume_constant_result does, after it has imported Dynamo, for a second.
+exporting._dynamo_marked_constant = True  # type: ignore[attr-defined]  # noqa: SLF001
 
 
 def plain(x: Tensor) -> Tensor:
@@ -93,6 +96,9 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
 
 def _known(condition: Any) -> bool:
     """Whether ``condition`` holds for every value of the symbolic sizes in it, without a guard."""
+    # Imports sympy, which takes as long as poolkit.
+    from torch.fx.experimental.symbolic_shapes import statically_known_true
+
     return bool(statically_known_true(condition))
 
 
