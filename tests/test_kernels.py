@@ -393,6 +393,25 @@ def test_fractional_windows(layout, dtype):
         native.fractional_max_pool(x, u.long(), w.packed)
 
 
+@pytest.mark.parametrize("shape", [(1, 0, 4, 4), (0, 3, 4, 4), (2, 0, 4, 4, 4)])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_empty_tensors(shape, channels_last):
+    """No images or no channels: raw operators give an empty result, in either format."""
+    w = window.fixed("t", len(shape) - 2, (1, 1, *shape[2:]), 2, 2, 0, 1, False, True)
+    layout = "channels_last" if channels_last else "contiguous"
+    x, g = (laid_out(torch.zeros(s), layout) for s in (shape, w.output_shape(shape)))
+    offsets, packed = g.to(torch.uint8), window.pack(w, channels_last)
+    for name, *tensors in (
+        ("max_pool", x), ("avg_pool", x), ("l2_pool", x), ("pick", x, offsets),
+        ("plane_indices", offsets),
+    ):  # fmt: skip
+        assert getattr(native, name)(*tensors, packed).shape == g.shape
+    for name, *tensors in (
+        ("scatter", g, offsets), ("avg_pool_backward", g), ("l2_pool_backward", g, g, x),
+    ):  # fmt: skip
+        assert getattr(native, name)(*tensors, packed).shape == x.shape
+
+
 def test_wrong_calls_of_raw_operators_raise():
     """A window that does not fit the tensor is an error and no crash."""
     x = sample((2, 3, 9, 9))
