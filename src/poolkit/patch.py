@@ -80,9 +80,10 @@ def patch_torch() -> None:
 def unpatch_torch() -> None:
     """Undo one `patch_torch`; with the last one, torch is as it was before the first.
 
-    Torch's dispatcher cannot change an operator while another thread calls it. If one of the
-    threads that have pooled is still at work, the overrides stay, hand every call to torch's own
-    kernels, and go with the first pooling call that finds those threads waiting or gone.
+    Torch's dispatcher cannot change an operator while another thread calls it. If a thread that has
+    pooled is still at work, or one that was started since poolkit was imported, the overrides stay,
+    hand every call to torch's own kernels, and go with the first pooling call that finds those
+    threads waiting or gone.
 
     Raises:
         ArgumentError: torch is not patched.
@@ -346,16 +347,22 @@ def _destroy(library: torch.library.Library) -> None:
     library._destroy()  # type: ignore[no-untyped-call]  # noqa: SLF001
 
 
-def _busy(threads: set[int]) -> bool:
-    """Whether one of these threads, other than this one, may be on its way into an operator.
+_EARLY = frozenset(sys._current_frames())  # noqa: SLF001  its documented name
+"""Threads that run poolkit's import, or somebody's inputs and outputs in the background."""
+
+
+def _busy(pooled: set[int]) -> bool:
+    """Whether a thread other than this one may be on its way into an operator.
+
+    It is one that has pooled, or a later one, whose first call may be under way.
 
     The dispatcher reads its table without a lock. A thread that reads an entry while it changes
     back to torch's kernel calls one kernel with the other's data (seen on torch 2.13 within
     seconds; registering is harmless, as torch's kernels have no data).
     """
-    frames = sys._current_frames()  # noqa: SLF001  its documented name
-    others = threads - {threading.get_ident()}
-    return any(thread in frames and not _waits(frames[thread].f_code) for thread in others)
+    frames = sys._current_frames()  # noqa: SLF001
+    others = frames.keys() - (_EARLY - pooled) - {threading.get_ident()}
+    return any(not _waits(frames[thread].f_code) for thread in others)
 
 
 def _waits(code: CodeType) -> bool:
