@@ -192,7 +192,7 @@ class _Assert(Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, holds: Tensor, message: str) -> Any:
-        return _Assert.apply(holds, message), in_dims[0]  # type: ignore[no-untyped-call]
+        return _Assert.apply(holds, message), in_dims[0]  # type: ignore[no-untyped-call]  # torch's
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> None:

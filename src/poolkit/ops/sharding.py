@@ -319,7 +319,7 @@ def _exchange(to_send: list[Tensor], to_come: list[Tensor], group: Any) -> None:
         [x.numel() * size for x in to_send],
         group,
     )
-    came = wait_tensor(came)  # type: ignore[no-untyped-call]
+    came = wait_tensor(came)  # type: ignore[no-untyped-call]  # torch's
     parts = came.view(sent.dtype).split(counts)
     for x, values in zip(to_come, parts, strict=True):
         x.copy_(values.view(x.shape))
