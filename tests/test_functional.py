@@ -375,7 +375,7 @@ def test_fractional_average(rank, layout, dtype):
     taps = math.prod(kernel)
     for plane in np.ndindex(*x.shape[:2]):
         starts = [
-            reference._fractional_starts(samples[plane][1 - i if rank == 2 else i],
+            reference.core._fractional_starts(samples[plane][1 - i if rank == 2 else i],
                                          x.shape[2 + i], kernel[i], out[i])
             for i in range(rank)
         ]  # fmt: skip

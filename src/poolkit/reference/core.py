@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch._prims_common import suggest_memory_format
 
-from .errors import ArgumentError
-from .window import Axis, Window
+from ..errors import ArgumentError
+from ..window import Axis, Window
 
 # ---- geometry -----------------------------------------------------------------------------------
 

@@ -14,11 +14,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from . import functional as F
-from .functional.common import check_mode
-from .functional.graham import size_or_ratio
-from .functional.unpool import check_duplicates
-from .window import Ints, Padding, as_ints, is_sequence, normalise_padding
+from .. import functional as F
+from ..functional.common import check_mode
+from ..functional.graham import size_or_ratio
+from ..functional.unpool import check_duplicates
+from ..window import Ints, Padding, as_ints, is_sequence, normalise_padding
 
 
 class _Pool(torch.nn.Module):
@@ -29,6 +29,8 @@ class _Pool(torch.nn.Module):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if cls.__module__ == __name__:
+            cls.__module__ = __package__  # what users import and pickles name
         if "_function" in cls.__dict__:
             name = cls._function.__name__
             cls._rank = int(name[-2])
