@@ -1,0 +1,1 @@
+"""What downsampling costs a network, and where it hurts: :func:`audit` and its report."""
