@@ -138,8 +138,8 @@ class Consistency:
     """How often, and how far, the answer changes when the picture moves.
 
     ``kind`` is ``"roll"`` (circular), ``"crop"`` (two crops of a larger picture) or
-    ``"fractional"`` (by the Fourier transform). ``top1`` is the share of pairs with equal top class, ``None`` where
-    classes mean nothing; ``distance`` the relative L2 distance of the logits.
+    ``"fractional"`` (by the Fourier transform). ``top1`` is the share of pairs with equal top
+    class, ``None`` where classes mean nothing; ``distance`` the relative L2 distance of the logits.
     """
 
     kind: str
