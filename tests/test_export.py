@@ -125,3 +125,15 @@ def test_packaged_program(tmp_path, monkeypatch):
     torch._inductor.aoti_compile_and_package(program, package_path=str(path))
     run = run_elsewhere("package", model, path, tmp_path)
     assert run.stdout == "equal\n", run.stderr
+
+
+@pytest.mark.parametrize("extents", [(), (2, 3)])
+def test_dimensions_without_an_upper_bound(extents):
+    """The program is asked for no limit that not every batch or image would meet."""
+    pools = nn.MaxPool2d(3, 2, 1), nn.AvgPool2d(3, 2, 1, True), nn.LPPool2d(2, 2), nn.MaxPool2d(2)
+    dims = {0: torch.export.Dim("n")}
+    dims |= {axis: torch.export.Dim(f"axis{axis}", min=8) for axis in extents}
+    for pool in pools:
+        program = torch.export.export(pool, (torch.randn(2, 3, 16, 16),), dynamic_shapes=(dims,))
+        x = torch.randn(5, 3, *((19, 23) if extents else (16, 16)))
+        assert torch.equal(program.module()(x), pool(x))

@@ -245,9 +245,22 @@ def spatial(where: str, shape: Sequence[int], rank: int, channels: bool = True) 
     return tuple(shape[-rank:])
 
 
+def _farthest(axis: Axis, named: bool) -> int:
+    """Where the last window ends, or a part of that in a graph: see _check_numel.
+
+    ``named``: the padding follows from the extent.
+    """
+    reach = axis.dilation * axis.kernel
+    if not torch.compiler.is_compiling():
+        return reach + (axis.out - 1) * axis.stride + axis.before
+    return reach if named else reach + axis.before
+
+
 def _check_numel(where: str, shape: Sequence[int], window: Window) -> Window:
-    # Eight bytes each is the widest that any result has (indices).
-    if math.prod(window.output_shape(shape)) > INT64_MAX // 8:
+    # Eight bytes each is the widest that any result has (indices). The sizes of a graph are those
+    # of tensors that exist; asked for a limit, ``Dim("n")`` would be refused as not meeting it.
+    compiling = torch.compiler.is_compiling()
+    if not compiling and math.prod(window.output_shape(shape)) > INT64_MAX // 8:
         raise ArgumentError(
             f"{where}: the result of shape {window.output_shape(shape)} has more elements than "
             f"memory can address (input shape {tuple(shape)})"
@@ -298,8 +311,7 @@ def fixed(
             raise ArgumentError(
                 f"{where}: axis {name} would have the output size {axis.out} {given}"
             )
-        farthest = (axis.out - 1) * axis.stride + axis.before + axis.dilation * axis.kernel
-        if farthest > INT64_MAX // 2:
+        if _farthest(axis, named=isinstance(pads, str)) > INT64_MAX // 2:
             raise ArgumentError(f"{where}: axis {name} reaches beyond 64-bit positions {given}")
         if needs_cell:
             empty = first_empty_window(axis)
@@ -337,7 +349,7 @@ def first_empty_window(axis: Axis) -> int | None:
     A window that starts at ``a >= 0`` holds cell ``a``, if that is below ``size``. One that starts
     at ``a < 0`` meets the input first at ``a mod dilation``, if it has taps enough to get there.
     """
-    size, out, kernel, stride, before, _, dilation = axis
+    size, out, kernel, stride, before, after, dilation = axis
     if before > (kernel - 1) * dilation:
         return 0
     if dilation > size and before > 0:
@@ -346,7 +358,9 @@ def first_empty_window(axis: Axis) -> int | None:
         index = _first_in_range(stride % dilation, -before % dilation, dilation, size, dilation - 1)
         if index is not None and index < negative:
             return index
-    if (out - 1) * stride - before >= size:
+    # Only padding wider than a window lets one start beyond the input. It is asked for first, since
+    # it is a number where the extents of a graph are symbols, and a question would be a guard.
+    if after > (kernel - 1) * dilation and (out - 1) * stride - before >= size:
         return (size + before + stride - 1) // stride
     return None
 
