@@ -20,8 +20,10 @@
 // With stride s a row is staged as s rows, its phases: phase r holds the cells r, r + s, r + 2s,
 // ... Neighbours in a phase belong to neighbouring outputs.
 //
-// Windows of more than kDirect taps take two steps: the results of p neighbouring taps each, then
-// every p-th of these. A window of 31 costs 12 loads then, and not 31.
+// Large windows that overlap take fewer steps. Along the row two: the results of p neighbouring
+// taps each, then every p-th of these; a window of 31 costs 12 loads then, and not 31. Down the
+// rows the cost does not grow with the window (van Herk 1992): rows are cut into groups of as many
+// as a window has, and a window is the end of one group and the beginning of the next.
 //
 // While cells are staged they are watched for what plain comparisons get wrong: NaN, -0 where half
 // types are compared as integers, and -inf where padding could be taken for it. It is rare, so the
@@ -159,6 +161,83 @@ class AxisPass {
   Buffer<L> part_at_;
 };
 
+// The windows down `out` outputs of `n` columns, `pitch` values from row to row, in the place of
+// their first rows. Groups begin at rows whose number, counted from `first`, is a multiple of the
+// `taps` of a window: which rows a block holds makes no difference to a sum. `base` is what a row
+// adds to the number of a tap.
+//
+// clang-format off
+//   rows      | 0 1 2 | 3 4 5 | ...     windows of three
+//   window 1      1 2   3               the end of the first group, the beginning of the second
+//   window 2        2   3 4             each row is met twice, whatever the taps
+// clang-format on
+template <class R, bool Exact>
+void down_groups(typename R::Value* v, typename R::Lane* at, int64_t taps, int64_t base,
+                 int64_t first, int64_t out, int64_t n, int64_t pitch) {
+  using V = typename R::Value;
+  using L = typename R::Lane;
+  constexpr int N = kLanes<V>;
+  struct Cells {
+    Vec<V> best;
+    typename LaneVector<L>::type at;
+  };
+  const auto tap = [](const auto& number, int64_t more) {
+    if constexpr (R::kOffsets)
+      return splat(L(more)) + number;
+    else
+      return NoOffset();
+  };
+  const auto get = [&](int64_t i) {
+    Cells c{load(v + i), {}};
+    if constexpr (R::kOffsets) c.at = load(at + i);
+    return c;
+  };
+  const auto put = [&](int64_t i, const Cells& c) {
+    store(v + i, c.best);
+    if constexpr (R::kOffsets) store(at + i, c.at);
+  };
+  const auto go = [&]<int U>(int64_t i) {
+    for (int64_t y = 0; y < out;) {
+      const int64_t end = y + taps - (first + y) % taps;  // where the next group begins
+      // Its end, from the last row up: an earlier cell goes before a later one.
+      Cells run[U];
+      POOLKIT_UNROLL
+      for (int u = 0; u < U; ++u) run[u] = get((end - 1) * pitch + i + u * N);
+      for (int64_t row = end - 2; row >= y; --row) {
+        POOLKIT_UNROLL
+        for (int u = 0; u < U; ++u) {
+          Cells c = get(row * pitch + i + u * N);
+          meet<R, Exact>(c.best, c.at, run[u].best, tap(run[u].at, base));
+          put(row * pitch + i + u * N, run[u] = c);
+        }
+      }
+      // The beginning of the next group, as far as windows of this one reach.
+      for (int64_t row = end, last = std::min(end, out); y < last; ++y) {
+        for (; row < y + taps; ++row) {
+          POOLKIT_UNROLL
+          for (int u = 0; u < U; ++u) {
+            const Cells c = get(row * pitch + i + u * N);
+            if (row == end)
+              run[u] = c;
+            else
+              meet<R, Exact>(run[u].best, run[u].at, c.best, tap(c.at, (row - end) * base));
+          }
+        }
+        if (row == end) continue;  // one whole group
+        POOLKIT_UNROLL
+        for (int u = 0; u < U; ++u) {
+          Cells c = get(y * pitch + i + u * N);
+          meet<R, Exact>(c.best, c.at, run[u].best, tap(run[u].at, (end - y) * base));
+          put(y * pitch + i + u * N, c);
+        }
+      }
+    }
+  };
+  int64_t i = 0;
+  for (; i + 4 * N <= n; i += 4 * N) go.template operator()<4>(i);
+  for (; i < n; i += N) go.template operator()<1>(i);
+}
+
 // ---- staging ----
 
 // Every second value of two vectors, beginning with the first or the second.
@@ -255,16 +334,21 @@ struct BlockPlan {
   int64_t groups, strips, column_strips;  // how many there are of each
 
   BlockPlan(const Window& w, int64_t all_planes, int64_t value_bytes) {
-    const int64_t most = kBytes / value_bytes / std::max<int64_t>(1, w.d.kernel);
+    const bool large = overlaps_much(w);
+    const int64_t bytes = large ? kLargeBytes : kBytes;
+    const int64_t most = bytes / value_bytes / std::max<int64_t>(1, w.d.kernel);
     const auto staged = [](const Axis& a, int64_t n) { return (n - 1) * a.stride + a.extent(); };
     const auto outputs = [](const Axis& a, int64_t cells) {
       return std::clamp<int64_t>((cells - a.extent()) / a.stride + 1, 1, a.out);
     };
-    // Halos, which neighbouring blocks both stage, should be a small part of a block.
+    // Halos, which neighbouring blocks both stage, should be a small part of a block. Large windows
+    // have wide ones, and rows are best read whole; they touch each row a few times only, so that
+    // the second level of cache is near enough.
     const int64_t rows_wanted =
-        std::min(staged(w.h, w.h.out), std::max<int64_t>(8, 6 * w.h.extent()));
+        std::min(staged(w.h, w.h.out), std::max<int64_t>(8, (large ? 4 : 6) * w.h.extent()));
     columns = outputs(w.w, std::max(most / rows_wanted, 4 * w.w.extent()));
     rows = outputs(w.h, most / staged(w.w, columns));
+    if (large) rows = std::min(rows, outputs(w.h, rows_wanted));
     planes = 1;
     if (rows == w.h.out && columns == w.w.out && w.d.out == 1)
       planes =
@@ -304,7 +388,7 @@ struct BlockPlan {
   }
 
  private:
-  static constexpr int64_t kBytes = 48 << 10;
+  static constexpr int64_t kBytes = 48 << 10, kLargeBytes = 512 << 10;
 };
 
 // Reduces blocks of contiguous planes (`run` == 1), or of the channels of a channels-last tensor.
@@ -359,7 +443,11 @@ class RowPool {
           if (used_[size_t(r)])
             first_(staged + r * length, nullptr, along, 1, length - along.shift(),
                    reduced + r * length, lane(reduced_at, r * length), large_);
-      if (h.kernel > 1)
+      if (large_ && h.kernel > kDirect && h.stride == 1 && h.dilation == 1)
+        for (int64_t p = 0; p < b.planes; ++p)
+          down_groups<R, Exact>(reduced + p * rows_ * pitch_, lane(reduced_at, p * rows_ * pitch_),
+                                h.kernel, a.kernel, b.h0, b.h1 - b.h0, b.columns(), pitch_);
+      else if (h.kernel > 1)
         next_(reduced, reduced_at, down, a.kernel, length - down.shift() * pitch_, reduced,
               reduced_at, large_);
     }
@@ -383,7 +471,9 @@ class RowPool {
   // last row spills.
   int64_t measure(const Block& b) {
     pitch_ = b.columns() + (w_.w.extent() - 1) / w_.w.stride;
-    if (pitch_ >= 3 * N) pitch_ = (pitch_ + N - 1) / N * N;
+    if (large_ || pitch_ >= 3 * N) pitch_ = (pitch_ + N - 1) / N * N;
+    // Rows at an even distance would meet in few sets of the cache when columns are gone down.
+    if (large_) pitch_ = (pitch_ / N | 1) * N;
     rows_ = b.h1 - b.h0 + (w_.h.extent() - 1) / w_.h.stride;
     return b.planes * rows_ * pitch_ + 2 * N;
   }

@@ -461,6 +461,32 @@ def test_padding_never_wins_over_the_least_value(dtype, kernel, planes, width):
         assert_bit_equal(offsets.long(), expected_offsets.long(), "offsets")
 
 
+@pytest.mark.parametrize("dtype", [*FLOATS, torch.uint8, torch.int32])
+@pytest.mark.parametrize("kernel", [(8, 9), (9, 8), (13, 13), (31, 5), (17, 31)])
+def test_large_overlapping_windows(kernel, dtype):
+    """Groups of rows, whole and cut, with padding and without, of every kind of value."""
+    threads = torch.get_num_threads()
+    extra = (0, kernel[0], kernel[0] + 1, 3 * kernel[0] - 2)
+    for rows, values in zip(extra, ("special", "zeros", "relu", "normal"), strict=True):
+        shape = (1, 2, kernel[0] + rows, kernel[1] + 50 + rows % 7)
+        x = sample(shape, dtype, values, rows)
+        for pad in (0, tuple(k // 2 for k in kernel)):
+            w = window.fixed("t", 2, shape, kernel, 1, pad, 1, False, True)
+            best, offsets = native.max_pool_offsets(x, w.packed)
+            expected_values, expected_offsets = reference.max_pool(x, w)
+            assert_bit_equal(best, expected_values)
+            assert_bit_equal(native.max_pool(x, w.packed), expected_values)
+            assert_bit_equal(offsets.long(), expected_offsets.long(), "offsets")
+            if dtype.is_floating_point:
+                averages = []
+                for torch_threads in (1, 3):
+                    torch.set_num_threads(torch_threads)
+                    averages.append(native.avg_pool(x, w.packed))
+                torch.set_num_threads(threads)
+                assert_average_close(averages[0], x, w)
+                assert_bit_equal(*averages)
+
+
 if __name__ == "__main__":
     for half in FLOATS[2:]:
         check_every_half(half)
