@@ -21,11 +21,17 @@ namespace {
 template <class T>
 using Sums = Forms<T, Sum<Wide<T>>, Sum<Wide<T>>, NoOffset>;
 
+}  // namespace
+
 template <class T>
 void avg_planes(const T* x, T* y, const Window& w, int64_t planes, int64_t run) {
   const Divisors<Wide<T>> divisors(w);
   forward<Sums<T>>(x, Result<Sums<T>, T>{y, {}, &divisors}, w, planes, run);
 }
+template void avg_planes(const float*, float*, const Window&, int64_t, int64_t);  // lp_pool.cpp
+template void avg_planes(const double*, double*, const Window&, int64_t, int64_t);
+
+namespace {
 
 Tensor avg_pool(const Tensor& x, const Window& w) {
   check_extents(x, w.in, w.rank);

@@ -64,11 +64,19 @@ struct Operator<f> {
   }
 };
 
-template <class R, R (*f)(const Tensor&, const Tensor&, const Tensor&, const Window&)>
+template <class R, R (*f)(const Tensor&, double, const Window&)>
 struct Operator<f> {
   template <class W>
-  static R call(const Tensor& g, const Tensor& y, const Tensor& x, const W& window) {
-    return f(g, y, x, window);
+  static R call(const Tensor& x, double p, const W& window) {
+    return f(x, p, window);
+  }
+};
+
+template <class R, R (*f)(const Tensor&, const Tensor&, const Tensor&, double, const Window&)>
+struct Operator<f> {
+  template <class W>
+  static R call(const Tensor& g, const Tensor& y, const Tensor& x, double p, const W& window) {
+    return f(g, y, x, p, window);
   }
 };
 

@@ -47,7 +47,7 @@ struct Sum {
   using Lane = NoOffset;
 };
 
-// The sum of squares; l2_pool takes its root.
+// The sum of squares; lp_pool takes its root.
 template <class T>
 struct SumOfSquares : Sum<T> {
   static constexpr bool kSquares = true;

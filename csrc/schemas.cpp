@@ -54,9 +54,10 @@ STABLE_TORCH_LIBRARY(poolkit, m) {
   m.def("avg_pool.text(Tensor x, str window) -> Tensor");
   m.def("avg_pool_backward(Tensor g, SymInt[] window) -> Tensor");
   m.def("avg_pool_backward.text(Tensor g, str window) -> Tensor");
-  // The norm of every window; and the gradient of x, where y = l2_pool(x).
-  m.def("l2_pool(Tensor x, SymInt[] window) -> Tensor");
-  m.def("l2_pool.text(Tensor x, str window) -> Tensor");
-  m.def("l2_pool_backward(Tensor g, Tensor y, Tensor x, SymInt[] window) -> Tensor");
-  m.def("l2_pool_backward.text(Tensor g, Tensor y, Tensor x, str window) -> Tensor");
+  // The p-norm of every window, p finite and not 0, of absolute values where the window has a
+  // divisor, which is 1; and the gradient of x, where y = lp_pool(x).
+  m.def("lp_pool(Tensor x, float p, SymInt[] window) -> Tensor");
+  m.def("lp_pool.text(Tensor x, float p, str window) -> Tensor");
+  m.def("lp_pool_backward(Tensor g, Tensor y, Tensor x, float p, SymInt[] window) -> Tensor");
+  m.def("lp_pool_backward.text(Tensor g, Tensor y, Tensor x, float p, str window) -> Tensor");
 }

@@ -42,6 +42,10 @@ def operators(rank):
         function = getattr(F, f"{name}{rank}d")
         return name, lambda x: function(x, *args, **kwargs)
 
+    def of_positive(name, *args):
+        function = getattr(F, f"{name}{rank}d")
+        return name, lambda x: function(x * x + 0.5, *args)
+
     samples = torch.full((2, 2, rank), 0.4, dtype=torch.float64)
     index = torch.arange(4**rank).flip(0).reshape((4,) * rank).expand(2, 2, *(4,) * rank)
     return [
@@ -57,6 +61,8 @@ def operators(rank):
         at("global_avg_pool"),
         at("lp_pool", 2, 2, 1),
         at("lp_pool", 3, 2, absolute=True, padding=1),
+        of_positive("lp_pool", 1.5, 2, 1),
+        of_positive("lp_pool", -0.7, 3, 2, True),
         at("fractional_max_pool", 2, 3, _random_samples=samples),
         at("fractional_avg_pool", 2, 3, _random_samples=samples),
         ("max_unpool", lambda x: getattr(F, f"max_unpool{rank}d")(x, index, 1)),
@@ -422,6 +428,8 @@ def test_opcheck():
             "plane_indices": (offsets,),
             "avg_pool": (x,),
             "avg_pool_backward": (g,),
+            "lp_pool": (x.abs(), 2.5),
+            "lp_pool_backward": (g, values, x, 3.0),
         }.items():
             operator, tests = getattr(torch.ops.poolkit, name), ("test_schema", "test_faketensor")
             integers = [int(n) for n in packed.split()]

@@ -12,7 +12,7 @@ import zlib
 import pytest
 import torch
 
-from poolkit import cpu, ops, reference, window
+from poolkit import cpu, norms, ops, reference, window
 from poolkit.errors import ArgumentError
 from poolkit.testing import (
     assert_average_close,
@@ -101,35 +101,45 @@ def check(seed):
         bound = size * eps * (2 + sum(axis.kernel for axis in w.axes))
         bound += exact.abs() * torch.finfo(x.dtype).eps + torch.finfo(x.dtype).tiny
         assert ((spread.double() - exact).abs() <= bound).all()
-        norms, shares = check_norms(w, x, last, g)
-        results += [back, average, spread, norms, shares]
+        results += [back, average, spread, *check_norms(w, x, last, g)]
+        # Powers of very small and very large numbers are no numbers of the type.
+        moderate = x.abs().clamp(1e-3, 1e3).where((x != 0) & x.isfinite(), x.abs())
+        p, absolute = POWERS[seed % len(POWERS)], seed // len(POWERS) % 2 == 0
+        if absolute:
+            moderate = moderate.copysign(x)
+        results += check_norms(w, moderate, last, g, p, absolute)
     if x.dtype is torch.int64:
         assert_bit_equal(native.avg_pool(x, packed), reference.avg_pool(x, w), "averages")
     numbers = [torch.nan_to_num(r.double()).contiguous().numpy().tobytes() for r in results]
     return zlib.crc32(b"".join(numbers))
 
 
-def check_norms(w, x, last, g):
+POWERS = (1.0, 3.0, 0.5, 2.5, -1.0, -1.5)
+
+
+def check_norms(w, x, last, g, p=2.0, absolute=False):
     """The norm of every window and its gradient, against the reference."""
-    w = dataclasses.replace(w, include_pad=True, divisor=0)
+    w = dataclasses.replace(w, include_pad=True, divisor=int(absolute))
     packed = window.pack(w, last)
     taps = 8 + sum(axis.kernel for axis in w.axes)
     eps = torch.finfo(torch.float32 if x.dtype in FLOATS[2:] else x.dtype).eps
-    norms = native.l2_pool(x, packed)
-    expected = reference.lp_pool(x, 2, w)
+    y = native.lp_pool(x, p, packed)
+    expected = reference.lp_pool(x, p, w, absolute)
     # (Squares below 1e-38 lose digits, and so do the roots of their sums.)
-    close = {"rtol": taps * eps + torch.finfo(x.dtype).eps, "atol": 1e-19, "equal_nan": True}
-    torch.testing.assert_close(norms, expected, **close)
-    assert_same_strides(norms, expected)
-    shares = native.l2_pool_backward(g, norms, x, packed)
-    if x.dtype in FLOATS[:2] and x.isfinite().all() and norms.isfinite().all():
-        wide = [t.double() for t in (g, norms, x)]
-        exact = ops.raw._slow_l2_pool_backward(*wide, packed)
-        size = ops.raw._slow_l2_pool_backward(*(t.abs() for t in wide), packed)
+    close = {"rtol": taps * eps / min(abs(p), 1) + torch.finfo(x.dtype).eps, "atol": 1e-19}
+    if p < 0:  # the reference has 0 for a window of padding alone, which no public function takes
+        expected = y.where(reference.lp_pool(torch.ones_like(x), p, w) == 0, expected)
+    torch.testing.assert_close(y, expected, **close, equal_nan=True)
+    assert_same_strides(y, expected)
+    shares = native.lp_pool_backward(g, y, x, p, packed)
+    if x.dtype in FLOATS[:2] and x.isfinite().all() and y.isfinite().all():
+        wide = [t.double() for t in (g, y, x)]
+        exact = ops.raw._slow_lp_pool_backward(*wide, p, packed)
+        size = ops.raw._slow_lp_pool_backward(*(t.abs() for t in wide), p, packed)
         bound = size * eps * taps + torch.finfo(x.dtype).tiny
         assert ((shares.double() - exact).abs() <= bound).all()
         assert_same_strides(shares, exact)
-    return norms, shares
+    return y, shares
 
 
 def check_every_half(dtype):
@@ -215,7 +225,7 @@ def test_nothing_outside_the_input_is_read(width, offset, dtype):
             values, offsets = native.max_pool_offsets(view, w.packed)
             results += [values, offsets.long()]
             if dtype.is_floating_point:
-                results += [native.avg_pool(view, w.packed), native.l2_pool(view, w.packed)]
+                results += [native.avg_pool(view, w.packed), native.lp_pool(view, 2.0, w.packed)]
                 results += [native.scatter(values, offsets, w.packed)]
     half = len(results) // 2
     for one, other in zip(results[:half], results[half:], strict=True):
@@ -393,6 +403,44 @@ def test_fractional_windows(layout, dtype):
         native.fractional_max_pool(x, u.long(), w.packed)
 
 
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize(
+    ("shape", "kernel", "stride", "padding", "dilation"),
+    [
+        ((1, 2, 300, 301), 3, 2, 1, 1),
+        ((1, 17, 90, 100), 2, 1, ((5, 4), (0, 1)), 3),
+        ((1, 2, 70, 40, 50), (3, 1, 2), (2, 1, 1), 1, 1),
+        ((2, 1, 140000), 7, 5, 3, 1),
+        ((3, 70, 41, 40), 5, 3, 2, 1),
+    ],
+)
+def test_norms_of_more_than_the_cache_holds(shape, kernel, stride, padding, dilation, layout):
+    """Powers of parts of a plane, of some planes, and of planes that the parts do not divide."""
+    rank = len(shape) - 2
+    for p, absolute in ((3.0, True), (1.0, False), (-0.7, False)):
+        w = window.fixed("t", rank, shape, kernel, stride, padding, dilation, True, False)
+        x = sample(shape).abs() + 0.1
+        if rank > 1:
+            x = laid_out(x, layout)
+        last = ops.strides.channels_last(x)
+        check_norms(w, x, last, sample(w.output_shape(shape)), p, absolute)
+
+
+def test_signs_of_norms():
+    """Negative powers, sums and roots, infinities and NaN give what torch's own steps give."""
+    for dtype, values in itertools.product(FLOATS[:2], ("special", "zeros")):
+        x = sample((2, 3, 8, 9), dtype, values)
+        for kernel, p in itertools.product((1, 2), (*POWERS, -0.5, -2.0, -3.0, 1 / 3, 0.25)):
+            w = window.fixed("t", 2, x.shape, kernel, kernel, 0, 1, True, True)
+            for form in (w, dataclasses.replace(w, divisor=1)):
+                got = native.lp_pool(x, p, form.packed)
+                expected = norms.composed(
+                    x, p, form, lambda t, f=form: native.avg_pool(t, f.packed)
+                )
+                assert_bit_equal(got.sign(), expected.sign(), f"p {p}, {form}")
+                torch.testing.assert_close(got, expected, equal_nan=True, rtol=1e-5, atol=0)
+
+
 @pytest.mark.parametrize("shape", [(1, 0, 4, 4), (0, 3, 4, 4), (2, 0, 4, 4, 4)])
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_empty_tensors(shape, channels_last):
@@ -402,12 +450,12 @@ def test_empty_tensors(shape, channels_last):
     x, g = (laid_out(torch.zeros(s), layout) for s in (shape, w.output_shape(shape)))
     offsets, packed = g.to(torch.uint8), window.pack(w, channels_last)
     for name, *tensors in (
-        ("max_pool", x), ("avg_pool", x), ("l2_pool", x), ("pick", x, offsets),
+        ("max_pool", x), ("avg_pool", x), ("lp_pool", x, 2.0), ("pick", x, offsets),
         ("plane_indices", offsets),
     ):  # fmt: skip
         assert getattr(native, name)(*tensors, packed).shape == g.shape
     for name, *tensors in (
-        ("scatter", g, offsets), ("avg_pool_backward", g), ("l2_pool_backward", g, g, x),
+        ("scatter", g, offsets), ("avg_pool_backward", g), ("lp_pool_backward", g, g, x, 2.0),
     ):  # fmt: skip
         assert getattr(native, name)(*tensors, packed).shape == x.shape
 
@@ -418,6 +466,9 @@ def test_wrong_calls_of_raw_operators_raise():
     w = window.fixed("t", 2, (2, 3, 9, 10), 3, 2, 1, 1, False, True)
     with pytest.raises(RuntimeError, match="extents"):
         native.max_pool(x, w.packed)
+    for p in (0.0, math.inf, math.nan):
+        with pytest.raises(RuntimeError, match="finite number"):
+            native.lp_pool(x, p, w.packed)
     with pytest.raises(RuntimeError, match="packed window"):
         native.max_pool(x, [1, 2, 3])
     for text in ("", "1 2 3", "x" + w.packed, w.packed + " 1", w.packed.replace(" ", ","),

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .errors import ArgumentError
+from .norms import composed
 from .window import Axis, Packed, Window, spans, unpack
 
 __all__ = ["decompositions"]
@@ -416,10 +417,12 @@ def _divided(x: Tensor, divisor: Tensor) -> Tensor:
     return _node("Div", (x, divisor.to(x.dtype)), {}, x.shape)
 
 
-def _l2_pool(x: Tensor, packed: Packed) -> Tensor:
+def _lp_pool(x: Tensor, p: float, packed: Packed) -> Tensor:
     window = unpack(packed)[0]
     axes = _axes(window)
     wide = plain(x)
+    if p != 2:
+        return composed(wide, p, window, lambda t: _avg_pool(t, packed)).to(x.dtype)
     absolute = window.divisor != 0
     if _is_float_kernel(wide, axes) and (absolute or all(_is_whole(axis) for axis in axes)):
         fits = _fits(axes)
@@ -471,11 +474,11 @@ LOWERED: dict[str, Callable[..., Any]] = {
     "max_pool_offsets": _max_pool_offsets,
     "plane_indices": _plane_indices,
     "avg_pool": _avg_pool,
-    "l2_pool": _l2_pool,
+    "lp_pool": _lp_pool,
     "pick": _refuse_gradient,
     "scatter": _refuse_gradient,
     "avg_pool_backward": _refuse_gradient,
-    "l2_pool_backward": _refuse_gradient,
+    "lp_pool_backward": _refuse_gradient,
     "put": _put,
     "add_at": _add_at,
     "put_backward": _refuse_gradient,

@@ -1,6 +1,7 @@
-"""Lp pooling: the p-norm of every window; for p other than 2, powers, an average and its root."""
+"""Lp pooling: the p-norm of every window."""
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from .. import ops
 from ..errors import ArgumentError
+from ..norms import composed
 from ..window import Ints, Padding, is_bool
 from .common import (
     FLOATS,
@@ -60,25 +62,19 @@ def _lp_pool(
                    True, divisor)  # fmt: skip
     dtype = x.dtype if x.dtype in FLOATS else torch.float32
     x = x.to(dtype)
-    if p == 2 and padding_mode == "zeros":  # in one pass
-        norms: Tensor | None = ops.l2_pool(x, window)
-        if norms is not None:
-            return norms
-    x = widened(x)
     if padding_mode != "zeros":
         check_mode(where, padding_mode)
-        x = Padded(where, rank, ops.keep_strides(x), window, padding_mode).x
+        x = Padded(where, rank, ops.keep_strides(widened(x)), window, padding_mode).x
         window = fixed(where, rank, x, kernel_size, stride, 0, dilation, ceil_mode, True, True,
                        divisor)  # fmt: skip
     if math.isinf(p):
+        x = widened(x)
         largest = ops.max_pool(x.abs() if p > 0 else -x.abs(), window)
         return (largest if p > 0 else -largest).to(dtype)
-    total = ops.avg_pool(_power(x.abs() if absolute else x, p), window)
-    if not absolute:
-        # torch's own steps, so that its NaN for negative sums, and its share of a window that the
-        # end of the input clips, come out the same.
-        total = (torch.sign(total) * torch.relu(torch.abs(total))) * window.taps
-    return _root(total, p).to(dtype)
+    norms = ops.lp_pool(x, p, window)
+    if norms is None:
+        norms = composed(widened(x), p, window, partial(ops.avg_pool, window=window))
+    return norms if norms.dtype is dtype else norms.to(dtype)
 
 
 def _exponent(where: str, norm_type: Any) -> float:
@@ -90,21 +86,6 @@ def _exponent(where: str, norm_type: Any) -> float:
     if p == 0 or math.isnan(p) or is_bool(norm_type) or isinstance(norm_type, (str, bytes)):
         raise ArgumentError(f"{where}: norm_type must be a number other than 0, got {norm_type!r}")
     return p
-
-
-def _power(x: Tensor, p: float) -> Tensor:
-    if p < 1:
-        # The derivative at 0 is infinite, and 0 times that would make NaN of an all-zero window's
-        # gradient: it is taken as 0.
-        zero = x == 0
-        return torch.where(zero, x.detach().pow(p), torch.where(zero, 1.0, x).pow(p))
-    return x.pow(p)
-
-
-def _root(total: Tensor, p: float) -> Tensor:
-    zero = total == 0
-    at_zero = 0.0 if p > 0 else math.inf
-    return torch.where(zero, at_zero, torch.where(zero, 1.0, total).pow(1 / p))
 
 
 _LP = """The p-norm of every window, over {axes}.

@@ -19,7 +19,7 @@ from .derivatives import (
     avg_pool_eager,
     fractional_maximum,
     indexed,
-    l2_pool_eager,
+    lp_pool_eager,
     max_pool_eager,
     maximum,
     plane_indices,
@@ -28,12 +28,12 @@ from .modes import differentiates, transforms_active, under_transform
 from .raw import (
     NATIVE,
     raw_avg_pool,
-    raw_l2_pool,
+    raw_lp_pool,
     raw_max_pool,
     raw_max_pool_offsets,
     raw_operators,
 )
-from .strides import keep_strides, keep_unusual_strides, wanted
+from .strides import keep_strides, keep_unusual_strides, settled, wanted
 
 __all__ = [
     "NATIVE",
@@ -46,7 +46,7 @@ __all__ = [
     "fractional_max_pool_indices",
     "indexed",
     "keep_strides",
-    "l2_pool",
+    "lp_pool",
     "max_pool",
     "max_pool_offsets",
     "pick",
@@ -93,16 +93,21 @@ def avg_pool(x: Tensor, window: Window) -> Tensor:
     return average(keep_unusual_strides(x), wanted(x, window))
 
 
-def l2_pool(x: Tensor, window: Window) -> Tensor | None:
-    """The root of the sum of squares, or None where it has to be composed of other operators.
+def lp_pool(x: Tensor, p: float, window: Window) -> Tensor | None:
+    """The p-norms, p finite, or None where they have to be composed of other operators.
 
-    It is where a transform or a forward derivative is under way, and for gradients of half types,
-    which need sums in float32.
+    They have to where a transform or a forward derivative is under way.
     """
+    x = settled(x)
     if x.requires_grad and is_grad_enabled():
-        eager = _eager(x, window) if x.dtype in (torch.float32, torch.float64) else None
-        return None if eager is None else l2_pool_eager(x, eager)
-    return None if under_transform() else raw_l2_pool(x, window.packed)
+        eager = _eager(x, window)
+        if eager is None:
+            return None
+        # Gradients need the norms of half types unrounded.
+        whole = x.dtype in (torch.float32, torch.float64)
+        norms: Tensor = lp_pool_eager(x if whole else x.to(torch.float32), p, eager)
+        return norms if whole else norms.to(x.dtype)
+    return None if under_transform() else raw_lp_pool(x, p, window.packed)
 
 
 def _eager(x: Tensor, window: Window) -> str | None:

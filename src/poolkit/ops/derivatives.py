@@ -11,6 +11,7 @@ from torch import Tensor, is_grad_enabled
 from torch.autograd import Function
 from torch.compiler import is_compiling
 
+from .. import norms
 from ..window import Packed, Window, unpack
 from .modes import (
     apply,
@@ -24,10 +25,9 @@ from .modes import (
     transforms_active,
 )
 from .raw import (
-    l2_shares,
     raw_avg_pool,
     raw_avg_pool_backward,
-    raw_l2_pool,
+    raw_lp_pool,
     raw_max_pool_offsets,
     raw_operators,
     raw_plane_indices,
@@ -250,13 +250,13 @@ class _AvgPoolEager(Function):
         return avg_pool_backward(g, ctx.window), None
 
 
-class _L2PoolEager(Function):
+class _LpPoolEager(Function):
     """The norm, where neither a transform nor a forward derivative is under way."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, window: str) -> Tensor:
-        y = raw_l2_pool(x, window)
-        ctx.window = window
+    def forward(ctx: Any, x: Tensor, p: float, window: str) -> Tensor:
+        y = raw_lp_pool(x, p, window)
+        ctx.p, ctx.window = p, window
         ctx.save_for_backward(x, y)
         return y
 
@@ -265,15 +265,16 @@ class _L2PoolEager(Function):
         x, y = ctx.saved_tensors
         window = traceable(ctx.window) if is_compiling() else ctx.window
         if not is_grad_enabled():
-            return raw_operators["l2_pool_backward"](g, y, x, window), None
+            return raw_operators["lp_pool_backward"](g, y, x, ctx.p, window), None, None
         # Somebody differentiates the gradient: in steps that have derivatives of their own.
-        shares = l2_shares(g, y, unpack(window)[0])
-        return avg_pool_backward(shares, window) * x, None
+        w, _ = unpack(window)
+        spread = avg_pool_backward(norms.shares(g, y, ctx.p, w), window)
+        return spread * norms.powers(x, ctx.p, w), None, None
 
 
 max_pool_eager = direct(_MaxPoolEager)
 avg_pool_eager = direct(_AvgPoolEager)
-l2_pool_eager = direct(_L2PoolEager)
+lp_pool_eager = direct(_LpPoolEager)
 
 
 def maximum(x: Tensor, packed: Packed) -> tuple[Tensor, Tensor]:

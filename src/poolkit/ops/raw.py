@@ -5,7 +5,6 @@ reference for other devices, and fake kernels for compilers. Where the library d
 reference takes the operators' place. Neither knows of derivatives: those are in `derivatives`.
 """
 
-import math
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,8 +13,8 @@ import torch
 from torch import Tensor
 from torch._prims_common import suggest_memory_format
 
-from .. import cpu, onnx, reference
-from ..window import Packed, Window, unpack
+from .. import cpu, norms, onnx, reference
+from ..window import Packed, unpack
 from . import inductor
 
 Pair = tuple[Tensor, Tensor]
@@ -83,20 +82,15 @@ def _slow_avg_pool_backward(g: Tensor, window: Packed) -> Tensor:
     return reference.avg_pool_backward(g, *unpack(window))
 
 
-def _slow_l2_pool(x: Tensor, window: Packed) -> Tensor:
+def _slow_lp_pool(x: Tensor, p: float, window: Packed) -> Tensor:
     w, _ = unpack(window)
-    return reference.lp_pool(x, 2, w, absolute=w.divisor != 0)
+    return reference.lp_pool(x, p, w, absolute=w.divisor != 0)
 
 
-def _slow_l2_pool_backward(g: Tensor, y: Tensor, x: Tensor, window: Packed) -> Tensor:
+def _slow_lp_pool_backward(g: Tensor, y: Tensor, x: Tensor, p: float, window: Packed) -> Tensor:
     w, channels_last = unpack(window)
-    return reference.avg_pool_backward(l2_shares(g, y, w), w, channels_last) * x
-
-
-def l2_shares(g: Tensor, y: Tensor, window: Window) -> Tensor:
-    """What each of its cells gets of an output's gradient: a norm of 0 hands on nothing."""
-    shares = g / torch.where(y == 0, math.inf, y)
-    return shares if window.divisor else shares * window.taps
+    spread = reference.avg_pool_backward(norms.shares(g, y, p, w), w, channels_last)
+    return spread * norms.powers(x, p, w)
 
 
 def _pooled(x: Tensor, window: Packed, dtype: torch.dtype | None = None) -> Tensor:
@@ -161,8 +155,8 @@ _OPERATORS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "fractional_avg_pool_backward": (_slow_fractional_avg_pool_backward, _fake_put),
     "avg_pool": (_slow_avg_pool, _pooled),
     "avg_pool_backward": (_slow_avg_pool_backward, _unpooled),
-    "l2_pool": (_slow_l2_pool, _pooled),
-    "l2_pool_backward": (_slow_l2_pool_backward, lambda g, y, x, window: _unpooled(g, window)),
+    "lp_pool": (_slow_lp_pool, lambda x, p, window: _pooled(x, window)),
+    "lp_pool_backward": (_slow_lp_pool_backward, lambda g, y, x, p, window: _unpooled(g, window)),
 }
 
 
@@ -224,6 +218,6 @@ raw_max_pool_offsets: Callable[[Tensor, Packed], Pair] = raw_operators["max_pool
 raw_plane_indices: Callable[[Tensor, Packed], Tensor] = raw_operators["plane_indices"]
 raw_avg_pool: Callable[[Tensor, Packed], Tensor] = raw_operators["avg_pool"]
 raw_avg_pool_backward: Callable[[Tensor, Packed], Tensor] = raw_operators["avg_pool_backward"]
-raw_l2_pool: Callable[[Tensor, Packed], Tensor] = raw_operators["l2_pool"]
+raw_lp_pool: Callable[[Tensor, float, Packed], Tensor] = raw_operators["lp_pool"]
 text_max_pool_offsets: Callable[[Tensor, str], Pair] = _both["max_pool_offsets"][1]
 text_avg_pool: Callable[[Tensor, str], Tensor] = _both["avg_pool"][1]

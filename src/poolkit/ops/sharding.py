@@ -48,8 +48,8 @@ FORMS = {
     "plane_indices": Form((OUTPUTS,), OUTPUTS),
     "avg_pool": Form((CELLS,), OUTPUTS, sums=True),
     "avg_pool_backward": Form((OUTPUTS,), CELLS, sums=True),
-    "l2_pool": Form((CELLS,), OUTPUTS, sums=True),
-    "l2_pool_backward": Form((OUTPUTS, OUTPUTS, CELLS), CELLS, sums=True),
+    "lp_pool": Form((CELLS,), OUTPUTS, sums=True),
+    "lp_pool_backward": Form((OUTPUTS, OUTPUTS, CELLS), CELLS, sums=True),
 }
 
 
@@ -152,7 +152,8 @@ def _pool(name: str, _cls: Any, operator: Any, _types: Any, args: Any, _kwargs: 
     """Compute an operator whose tensors are DTensors, with the signature of a dispatch rule."""
     form = FORMS[name]
     window, channels_last = unpack(args[-1])
-    tensors = _on_one_mesh(name, args[:-1])
+    count = len(form.arguments)
+    tensors, numbers = _on_one_mesh(name, args[:count]), args[count:-1]
     mesh = tensors[0].device_mesh
     # The last lies as the forward pass had it; gradients come as they happen to lie.
     placements = _accepted(window, tensors[-1], form.sums)
@@ -167,7 +168,7 @@ def _pool(name: str, _cls: Any, operator: Any, _types: Any, args: Any, _kwargs: 
     packed = pack(_piece(window, splits), channels_last) if splits else args[-1]
     if local[0].numel() == 0:  # of the batch or the channels this rank has none
         local = [x.to("meta") for x in local]
-    results = operator.overloadpacket(*local, packed)
+    results = operator.overloadpacket(*local, *numbers, packed)
     if name == "plane_indices" and splits:
         results = _in_whole_plane(results, window, splits)
     shape: tuple[int, ...] = tensors[0].shape

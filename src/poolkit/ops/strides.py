@@ -51,6 +51,17 @@ def keep_unusual_strides(x: Tensor) -> Tensor:
     return same
 
 
+def settled(x: Tensor) -> Tensor:
+    """``x`` for an operator that torch composes of others, the first of which is a power.
+
+    Where sizes of 1 leave it open whether ``x`` is channels-last, its strides may look like neither
+    format. A power settles it, which for other operators of torch is not true.
+    """
+    if x.is_contiguous() or is_compiling() or 1 not in x.shape[1:]:
+        return x
+    return keep_strides(x).pow(1)
+
+
 class _SameStrides(Function):
     """The identity; its gradient has the strides of ``empty_like(x)``: a dense permutation's."""
 
