@@ -52,42 +52,79 @@ class Indices {
   // Calls f(value, cell, channel) for a part's values, in row-major order.
   template <class F>
   void operator()(const Part& part, const F& f) const {
-    const int64_t run = planes_.run, n = part.n, cells = cells_, outputs = outputs_;
-    const int64_t first = part.plane * outputs * run + part.channel;
-    const auto* const indices =
-        static_cast<const int64_t*>(planes_.tensor.const_data_ptr()) + first;
     bool outside = false;
-    for (int64_t k = 0; k < outputs; ++k) {
-      const int64_t at = k * run;
-      for (int64_t c = 0; c < n; ++c) {
-        const int64_t cell = indices[at + c];
-        if (uint64_t(cell) < uint64_t(cells))
-          f(first + at + c, cell, c);
-        else
-          outside = true;
-      }
-    }
+    each(part, [&, cells = uint64_t(cells_)](int64_t value, int64_t cell, int64_t c) {
+      if (uint64_t(cell) < cells)
+        f(value, cell, c);
+      else
+        outside = true;
+    });
     if (outside) outside_ = true;
   }
   // The same once a part's indices are known to be inside, for loops that become SIMD code.
   template <class F>
   void unchecked(const Part& part, const F& f) const {
-    if (outside_) return;
-    const int64_t run = planes_.run, n = part.n, outputs = outputs_;
-    const int64_t first = part.plane * outputs * run + part.channel;
-    const auto* const indices =
-        static_cast<const int64_t*>(planes_.tensor.const_data_ptr()) + first;
-    if (run == 1)
-      for (int64_t k = 0; k < outputs; ++k) f(first + k, indices[k], 0);
-    else
-      for (int64_t k = 0; k < outputs; ++k)
-        for (int64_t c = 0; c < n; ++c) f(first + k * run + c, indices[k * run + c], c);
+    if (!outside_) each(part, f);
+  }
+  // Calls f(value, cell) for the values of a contiguous plane of which each is sure to name a cell
+  // of its own; where that turns out not to be sure it stops, and returns false. Sure are the
+  // maxima of windows that do not overlap: a row of them goes from left to right, and has rows of
+  // cells for itself.
+  template <class F>
+  bool distinct(const Part& part, const Window& w, const F& f) const {
+    const int64_t line = w.w.out;
+    if (planes_.run != 1 || w.d.size != 1 || line <= kLanes<int64_t> || w.h.out < 1) return false;
+    const int64_t rows = (w.h.size + w.h.out / 2) / w.h.out;
+    if (rows < 1 || rows > 4) return false;
+    const int64_t* row = indices(part);
+    int64_t value = part.plane * outputs_;
+    for (int64_t h = 0; h < w.h.out; ++h, row += line, value += line) {
+      const int64_t some = std::min(rows, w.h.size - rows * h);
+      if (!ascends(row, line, rows * h * w.w.size, some, w.w.size)) return false;
+      for (int64_t i = 0; i < line; ++i) f(value + i, row[i]);
+    }
+    return true;
   }
   void check() const {
     STD_TORCH_CHECK(!outside_, "poolkit: indices must be from 0 to ", cells_ - 1);
   }
 
  private:
+  const int64_t* indices(const Part& part) const {
+    return static_cast<const int64_t*>(planes_.tensor.const_data_ptr()) +
+           part.plane * outputs_ * planes_.run + part.channel;
+  }
+  template <class F>
+  void each(const Part& part, const F& f) const {
+    const int64_t run = planes_.run, n = part.n, outputs = outputs_;
+    const int64_t first = part.plane * outputs * run + part.channel;
+    const int64_t* const cells = indices(part);
+    if (run == 1)
+      for (int64_t k = 0; k < outputs; ++k) f(first + k, cells[k], 0);
+    else
+      for (int64_t k = 0; k < outputs; ++k)
+        for (int64_t c = 0; c < n; ++c) f(first + k * run + c, cells[k * run + c], c);
+  }
+  // Whether n indices, more than a vector, are in so many rows of cells from `low` on, and each is
+  // in a column to the right of the one before.
+  static bool ascends(const int64_t* at, int64_t n, int64_t low, int64_t rows, int64_t width) {
+    constexpr int N = kLanes<int64_t>;
+    using Bits = Vec<uint64_t>;
+    const Bits start = splat(uint64_t(low)), top = splat(uint64_t(rows * width - 1));
+    const auto column = [=](Bits v) {
+      for (int64_t r = rows - 1; r > 0; --r)
+        v -= Bits(Vec<int64_t>(v) >= splat(width)) & splat(uint64_t(width));
+      return v;
+    };
+    Bits wrong{};  // its highest bits: of numbers below 0
+    for (int64_t i = 0; i < n - 1; i += N) {
+      const int64_t k = std::min(i, n - 1 - N);  // the last two overlap
+      const Bits a = Bits(load(at + k)) - start, b = Bits(load(at + k + 1)) - start;
+      wrong |= a | b | (top - a) | (top - b) | (column(b) - column(a) - 1);
+    }
+    return !any(wrong >> 63);
+  }
+
   const Planes planes_;
   const int64_t cells_, outputs_;
   mutable std::atomic<bool> outside_ = false;
@@ -148,13 +185,20 @@ void to_last(const T* g, T* y, const Indices& indices, const Window& w, const Pl
   for_parts(w, to.planes, to.run, [&](const Part& part) {
     const int64_t run = to.run, n = part.n, first = part.plane * w.outputs() * run + part.channel;
     const T* const cells = g + part.plane * w.cells() * run + part.channel;
+    if (indices.distinct(part, w, [=](int64_t i, int64_t cell) { y[i] = cells[cell]; })) return;
     Buffer<Number> numbers(w.cells() * n);  // only those of named cells are read
     Number* const last = numbers.get();
     indices(part,
             [=](int64_t i, int64_t cell, int64_t c) { last[cell * n + c] = Number(i - first); });
-    indices.unchecked(part, [=](int64_t i, int64_t cell, int64_t c) {
-      y[i] = last[cell * n + c] == Number(i - first) ? cells[cell * run + c] : T(0);
-    });
+    const auto mine = [=](int64_t i, int64_t at) { return last[at] == Number(i - first); };
+    if (run == 1)  // here some values do share cells: a branch would be mispredicted
+      indices.unchecked(part, [=](int64_t i, int64_t cell, int64_t) {
+        y[i] = T(cells[cell] & T(-T(mine(i, cell))));
+      });
+    else
+      indices.unchecked(part, [=](int64_t i, int64_t cell, int64_t c) {
+        y[i] = mine(i, cell * n + c) ? cells[cell * run + c] : T(0);
+      });
   });
 }
 

@@ -344,6 +344,41 @@ def test_values_at_indices(layout, dtype):
                 assert_same_strides(got, expected)
 
 
+@pytest.mark.parametrize("step", [1, 2, 3, 4])
+def test_only_the_last_value_of_a_cell_gets_its_gradient(step):
+    """Indices of windows apart, which need no search for the last, and all that look like them."""
+    rng = random.Random(step)
+    for width, height in itertools.product((9, 10, 16, 17, 33), (1, 5)):
+        sizes = [max(1, step * n + rng.randint(-1, 1)) for n in (height, width)]
+        w = ops.plane(sizes, (height, width))
+        cells = sample((1, 3, *sizes), values="normal", seed=width)
+        rows = torch.arange(height)[:, None] * step + torch.randint(0, step, (3, height, width))
+        columns = torch.arange(width) * step + torch.randint(0, step, (3, height, width))
+        rows, columns = rows.clamp(max=sizes[0] - 1), columns.clamp(max=sizes[1] - 1)
+        apart = (rows * sizes[1] + columns)[None].contiguous()
+        for _ in range(12):
+            at = apart.clone()
+            flat = at.view(3, -1)
+            i, j = (rng.randrange(flat.shape[1]) for _ in "ij")
+            change = rng.choice(("none", "copy", "above", "left", "swap"))
+            if change == "copy":
+                flat[1, i] = flat[1, j]
+            elif change == "above":
+                flat[1, i] = (flat[1, i] - sizes[1]).clamp(min=0)
+            elif change == "left":
+                flat[1, i] = flat[1, i - 1]
+            elif change == "swap":
+                flat[1, [i, j]] = flat[1, [j, i]]
+            got = native.put_backward(cells, at, w.packed)
+            assert_bit_equal(got, reference.put_backward(cells, at, w, False), change)
+            flat[rng.randrange(3), i] = rng.choice((-1, math.prod(sizes), 2**40, 2**62, -(2**63)))
+            with pytest.raises(RuntimeError, match="indices must be"):
+                native.put_backward(cells, at, w.packed)
+    w = ops.plane((4, 40), (0, 20))
+    nothing = torch.empty(1, 2, 0, 20)
+    assert native.put_backward(torch.empty(1, 2, 4, 40), nothing.long(), w.packed).numel() == 0
+
+
 @pytest.mark.parametrize("name", ["put", "put_backward", "take", "add_at"])
 def test_hostile_indices_raise(name):
     """An index outside the plane is an error before anybody sees a result, and no crash."""
