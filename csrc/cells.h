@@ -117,13 +117,18 @@ bool is_special(T v) {
 template <class V>
 using Special = decltype(Vec<V>{} != Vec<V>{});
 
-// kLanes<V> values of T as V. Sets lanes of `special`.
-template <class V, class T>
+// kLanes<V> values of T as V. Sets the sign of lanes of `special`: by comparisons, for loops that
+// stream through memory (Masks), or by fewer instructions.
+template <class V, bool Masks = false, class T>
 [[gnu::always_inline]] inline Vec<V> read(const T* p, Special<V>& special) {
   if constexpr (is_half<T> && std::is_same_v<V, int16_t>) {
     Vec<int16_t> bits;
     std::memcpy(&bits, p, sizeof(bits));
-    special |= ((bits & 0x7fff) > kInfinity<T>) | (bits == int16_t(-0x8000));
+    const Vec<int16_t> magnitude = bits & 0x7fff;
+    if constexpr (Masks)
+      special |= (magnitude > kInfinity<T>) | (bits == int16_t(-0x8000));
+    else  // one difference is negative for NaN; so is the other, and the number, for -0
+      special |= (kInfinity<T> - magnitude) | ((magnitude - 1) & bits);
     return flip_key(bits);
   } else {
     const Vec<V> v = load_as<V>(p);

@@ -200,7 +200,7 @@ class DirectPool {
         return summand<R>(load_as<V>(p + at));
       } else {
         Special<V> here{};
-        const Vec<V> v = read<V>(p + at, here);
+        const Vec<V> v = read<V, true>(p + at, here);
         if constexpr (kWatch) here |= v == lowest<V>();
         if (Edge || first) special |= here;
         return v;

@@ -29,7 +29,7 @@ class Divisors {
   // whole window, as torch does it; with a divisor of its own (1) none is.
   explicit Divisors(const Window& w, Root root = kNone)
       : w_(w), root_(root), taps_(V(w.divisor ? 1 : w.taps())) {
-    factor_ = factor();
+    factor_ = common_factor();
     if (w.w.out > kMost) return;
     columns_.assign(size_t(w.w.out + kLanes<V>), V(1));
     for (int64_t i = 0; i < w.w.out; ++i) columns_[size_t(i)] = V(column(i));
@@ -68,6 +68,10 @@ class Divisors {
     for (int64_t k = 0; k < kLanes<V>; ++k) counts[k] = V(column(std::min(i + k, w_.w.out - 1)));
     return divide(sums, splat(row) * counts);
   }
+
+  // 1 / d if every sum is divided by the same power of two, d: then that is a multiplication, to
+  // the bit. Else 0.
+  V factor() const { return factor_; }
 
   // What the sum of output i of a row is divided by, and many sums of one output.
   V divisor(V row, int64_t i) const {
@@ -109,9 +113,7 @@ class Divisors {
       return result;
     }
   }
-  // 1 / d if every sum is divided by the same power of two, d: then that is a multiplication, to
-  // the bit. Else 0.
-  V factor() const {
+  V common_factor() const {
     const auto whole = [](const Axis& a) {
       return !a.adaptive() && a.inner_begin() == 0 && a.inner_end() == a.out;
     };

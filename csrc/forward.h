@@ -288,7 +288,7 @@ class RunPool {
   void add(const Block& b, int64_t first, int64_t n) {
     using R = typename F::Plain;
     const auto go = [&]<int U>() {
-      LanePool<R, false, U> pool(w_, n, result_.divisors);
+      LanePool<R, Rule::kPlain, U> pool(w_, n, result_.divisors);
       NoOffset* const none = nullptr;
       pool(cells(b, first), b, result_.y + start(b) + first, line(), run_, none, 0, 0);
     };
@@ -303,71 +303,35 @@ class RunPool {
     using V = typename R::Value;
     using L = typename R::Lane;
     constexpr int N = kLanes<V>;
-    constexpr bool kSame = std::is_same_v<T, V>;
-    const Span ds(w_.d, b.d0, b.d1), hs(w_.h, b.h0, b.h1), ws(w_.w, b.w0, b.w1);
-    const View<T> all = cells(b, first);
-    View<V> view;
-    Buffer<V> staged, values;
-    Buffer<L> taps;
-    Special<V> special{};
-    // Cells of the type that is computed in are read where they are.
-    if constexpr (kSame) {
-      view = all;
-    } else {
-      const int64_t row = ws.size() * n, slice = hs.size() * row;
-      staged.reserve(ds.size() * slice + N);
-      view = {staged.get(), ds.low * slice + hs.low * row + ws.low * n, slice, row, n};
-    }
-    if constexpr (!kSame || (F::kMayFail && !Exact && std::is_floating_point_v<V>))
-      for (int64_t d = ds.low; d < ds.high; ++d)
-        for (int64_t h = hs.low; h < hs.high; ++h) {
-          const T* const line = all.line(d, h) + ws.low * run_;
-          const bool joined = n == run_;  // the row is one long run
-          const int64_t lines = joined ? 1 : ws.size(), length = joined ? ws.size() * n : n;
-          for (int64_t i = 0; i < lines; ++i) {
-            V* to = nullptr;
-            if constexpr (!kSame) to = const_cast<V*>(view.line(d, h)) + (ws.low + i) * n;
-            for (int64_t c = 0; c < length; c += N) {
-              c = std::min(c, length - N);
-              const Vec<V> v = read<V>(line + i * run_ + c, special);
-              if constexpr (!kSame) store(to + c, v);
-            }
-          }
-        }
-    if (!Exact && F::kMayFail && any(special)) return false;
-    // Values of the type that is computed in go straight to the result.
-    const int64_t outputs = b.rows() * b.columns(), to = start(b) + first;
-    const int64_t row = kSame ? line() : b.columns() * n, cell = kSame ? run_ : n;
-    V* y;
-    if constexpr (kSame)
-      y = result_.y + to;
-    else
-      y = values.reserve(outputs * n + N);
-    // So do byte offsets.
+    constexpr Rule kRule = Exact ? Rule::kFull : F::kMayFail ? Rule::kWatched : Rule::kPlain;
+    // Byte offsets go straight to the result, as values do.
     constexpr bool kBytes = std::is_same_v<typename F::Offset, SmallOffset>;
+    const int64_t outputs = b.rows() * b.columns(), to = start(b) + first;
+    Buffer<L> taps;
+    bool special = false;
     const auto go = [&]<int U>() {
-      LanePool<R, Exact, U> pool(w_, n, nullptr);
+      LanePool<R, kRule, U> pool(w_, n, nullptr);
       if constexpr (kBytes)
-        pool(view, b, y, row, cell, static_cast<uint8_t*>(result_.offsets.data) + to, line(), run_);
+        pool(cells(b, first), b, result_.y + to, line(), run_,
+             static_cast<uint8_t*>(result_.offsets.data) + to, line(), run_);
       else
-        pool(view, b, y, row, cell, taps.reserve(outputs * n + N), b.columns() * n, n);
+        pool(cells(b, first), b, result_.y + to, line(), run_, taps.reserve(outputs * n + N),
+             b.columns() * n, n);
+      special = pool.special();
     };
     if (n >= 4 * N)
       go.template operator()<4>();
     else
       go.template operator()<1>();
-    if constexpr (!kSame || (R::kOffsets && !kBytes))
+    if (special && !Exact) return false;
+    if constexpr (R::kOffsets && !kBytes)
       for (int64_t r = 0; r < b.rows(); ++r)
-        for (int64_t i = 0; i < b.columns(); ++i) {
-          const int64_t from = (r * b.columns() + i) * n, at = to + r * line() + i * run_;
+        for (int64_t i = 0; i < b.columns(); ++i)
           for (int64_t c = 0; c < n; c += N) {
             c = std::min(c, n - N);
-            if constexpr (!kSame) write<T, V>(result_.y + at + c, load(y + from + c));
-            if constexpr (R::kOffsets && !kBytes)
-              result_.offsets.template put<typename F::Offset, L>(at + c,
-                                                                  load(taps.get() + from + c));
+            result_.offsets.template put<typename F::Offset, L>(
+                to + r * line() + i * run_ + c, load(taps.get() + (r * b.columns() + i) * n + c));
           }
-        }
     return true;
   }
 
@@ -380,7 +344,7 @@ class RunPool {
 template <class F, class T>
 void forward_runs(const T* x, const Result<F, T>& result, const Window& w, int64_t planes,
                   int64_t run) {
-  constexpr int64_t kBytes = 256 << 10, kVectors = 4;
+  constexpr int64_t kBytes = 512 << 10, kVectors = 4;
   // Rows of outputs at a time; channels are shared out only where there is too little else.
   const int64_t threads = torch::stable::get_num_threads();
   const int64_t width = kVectors * kLanes<typename F::V>;

@@ -30,17 +30,18 @@ namespace poolkit {
 
 // ---- windows ----
 
-// A window along the row: its first real cell, the tap of that, and how many there are.
+// A window along the row: where its first real cell is, the tap of that, and how many there are.
 struct Column {
-  int64_t cell, tap, taps;
+  int64_t first, tap, taps;
 };
 
-// The windows of outputs [begin, end).
-inline void find_columns(const Axis& a, int64_t begin, int64_t end, std::vector<Column>& columns) {
+// The windows of outputs [begin, end), where cells are `pitch` apart.
+inline void find_columns(const Axis& a, int64_t begin, int64_t end, int64_t pitch,
+                         std::vector<Column>& columns) {
   columns.resize(size_t(end - begin));
   for (int64_t i = begin; i < end; ++i) {
     const int64_t tap = a.first(i);
-    columns[size_t(i - begin)] = {a.start(i) + tap * a.dilation, tap,
+    columns[size_t(i - begin)] = {(a.start(i) + tap * a.dilation) * pitch, tap,
                                   std::max<int64_t>(0, a.last(i) - tap)};
   }
 }
@@ -79,20 +80,35 @@ template <class R, bool Exact, class LV>
   }
 }
 
+// What was seen of cells while they were read: lanes that are set, and a sum, which is NaN if a
+// cell is (or if there are infinities of both signs). Comparisons of cells would make masks, and
+// the processor has registers for few masks that wait for memory: see docs/kernels.md.
+template <class V>
+struct Seen {
+  Special<V> lanes{};
+  Vec<V> sum{};
+
+  bool any() const { return poolkit::any(lanes) || poolkit::any(Special<V>(sum != sum)); }
+};
+
+// By which rule maxima are found: the plain one; the plain one, of cells that are watched for what
+// it gets wrong; or the full one.
+enum class Rule { kPlain, kWatched, kFull };
+
 // One output: its window over `count` input rows, for U vectors of each cell; `first` is where its
 // first cell is in each row. K is the number of taps in each row where that is known while
-// compiling, or 0. Taps are stored as O, lanes or bytes.
-template <class R, bool Exact, bool Sub, int U, int K, class O>
-[[gnu::always_inline]] inline void reduce_window(const CellRow<R, typename R::Value>* rows,
-                                                 int64_t count, const Column& c, int64_t first,
-                                                 int64_t step, typename R::Value* to, O* to_taps) {
+// compiling, or 0. Square: there are K rows too. Taps are stored as O, lanes or bytes.
+template <class R, Rule rule, bool Sub, int U, int K, bool Square, class C, class D, class O>
+[[gnu::always_inline]] inline void reduce_window(const CellRow<R, C>* rows, int64_t count,
+                                                 const Column& c, int64_t first, int64_t step,
+                                                 D* to, O* to_taps,
+                                                 Seen<typename R::Value>& special) {
   using V = typename R::Value;
   using L = typename R::Lane;
   using LV = typename LaneVector<L>::type;
   constexpr int N = kLanes<V>;
-  const int64_t taps = K ? K : c.taps;
-  Vec<V> best[U];
-  LV at[U];
+  Vec<V> best[U] = {};
+  LV at[U] = {};
   const auto tap_of = [&](int64_t r, int64_t t, int u) {
     LV tap{};
     if constexpr (R::kOffsets) {
@@ -101,42 +117,74 @@ template <class R, bool Exact, bool Sub, int U, int K, class O>
     }
     return tap;
   };
-  const auto meet_cell = [&](const V* p, int64_t r, int64_t t) {
+  const auto get = [&](const C* p) {
+    if constexpr (std::is_same_v<C, V>)
+      return load(p);
+    else
+      return read<V>(p, special.lanes);
+  };
+  const auto cell = [&](int64_t r, int64_t t, int u, bool opens) __attribute__((always_inline)) {
+    const Vec<V> v = get(rows[r].cells + t * step + first + u * N);
+    if (opens)
+      best[u] = v, at[u] = tap_of(r, t, u);
+    else
+      meet<R, rule == Rule::kFull>(best[u], at[u], v, tap_of(r, t, u));
+    return v;
+  };
+  constexpr bool kAdds = rule == Rule::kWatched && std::is_same_v<C, V>;
+  const auto meet_row = [&](int64_t r, int u, bool opens) __attribute__((always_inline)) {
+    Vec<V> sum = cell(r, 0, u, opens);
     POOLKIT_UNROLL
-    for (int u = 0; u < U; ++u)
-      meet<R, Exact>(best[u], at[u], load(p + t * step + u * N), tap_of(r, t, u));
-  };
-  const auto meet_others = [&](const V* p, int64_t r) {
-    if constexpr (K > 0) {
-      POOLKIT_UNROLL
-      for (int t = 1; t < K; ++t) meet_cell(p, r, t);
-    } else {
-      for (int64_t t = 1; t < taps; ++t) meet_cell(p, r, t);
+    for (int t = 1; t < K; ++t) {
+      const Vec<V> v = cell(r, t, u, false);
+      if constexpr (kAdds) sum += v;
     }
+    if constexpr (kAdds) special.sum += sum;
   };
-  const V* const p = rows[0].cells + first;
-  POOLKIT_UNROLL
-  for (int u = 0; u < U; ++u) best[u] = load(p + u * N), at[u] = tap_of(0, 0, u);
-  meet_others(p, 0);
-  for (int64_t r = 1; r < count; ++r) {
-    meet_cell(rows[r].cells + first, r, 0);
-    meet_others(rows[r].cells + first, r);
+  const auto meet_rows = [&](int64_t r, bool opens) __attribute__((always_inline)) {
+    POOLKIT_UNROLL
+    for (int u = 0; u < U; ++u) meet_row(r, u, opens);
+    if constexpr (K == 0)
+      for (int64_t t = 1; t < c.taps; ++t) {
+        POOLKIT_UNROLL
+        for (int u = 0; u < U; ++u) {
+          const Vec<V> v = cell(r, t, u, false);
+          if constexpr (kAdds) special.sum += v;
+        }
+      }
+  };
+  if constexpr (Square) {
+    POOLKIT_UNROLL
+    for (int u = 0; u < U; ++u) {
+      POOLKIT_UNROLL
+      for (int r = 0; r < K; ++r) meet_row(r, u, r == 0);
+    }
+  } else {
+    meet_rows(0, true);
+    for (int64_t r = 1; r < count; ++r) meet_rows(r, false);
   }
   POOLKIT_UNROLL
   for (int u = 0; u < U; ++u) {
-    store(to + u * N, best[u]);
+    write<D, V>(to + u * N, best[u]);
     if constexpr (R::kOffsets) store_as<O, L>(to_taps + u * N, at[u]);
   }
 }
 
-// What becomes of the sums of an output.
+// What becomes of the sums of an output: they are multiplied, or divided. Which of these is settled
+// outside the loops: the fewer instructions there are for a cell of memory, the more cells the
+// processor waits for at a time.
 template <class V>
-struct Finish {
-  const Divisors<V>* divisors;  // null: they stay sums
-  V divisor;
+struct Product {
+  V by;
+  [[gnu::always_inline]] Vec<V> operator()(const Vec<V>& sums) const { return sums * splat(by); }
+};
 
-  Vec<V> operator()(const Vec<V>& sums) const {
-    return divisors ? divisors->quotients(sums, divisor) : sums;
+template <class V>
+struct Quotient {
+  const Divisors<V>* divisors;
+  V by;
+  [[gnu::always_inline]] Vec<V> operator()(const Vec<V>& sums) const {
+    return divisors->quotients(sums, by);
   }
 };
 
@@ -144,16 +192,32 @@ struct Finish {
 // rows.h does, so that a sum does not depend on the scheme. It begins with 0: -0 becomes +0. Cells
 // of type C and sums stored as D are converted on the way. Sub: the cells are sums already. Square:
 // there are K rows too, of one slice.
-template <class R, bool Sub, int U, int K, bool Square, class C, class D>
+template <class R, bool Sub, int U, int K, bool Square, class C, class D, class F>
 [[gnu::always_inline]] inline void sum_window(const CellRow<R, C>* rows, int64_t count,
                                               const Column& c, int64_t first, int64_t step, D* to,
-                                              const Finish<typename R::Value>& finish) {
+                                              const F& finish) {
   using V = typename R::Value;
   constexpr int N = kLanes<V>;
   const int64_t taps = K ? K : c.taps;
   const auto get = [](const C* p) {
     return summand<std::conditional_t<Sub, Sum<V>, R>>(load_as<V>(p));
   };
+  if constexpr (Square) {
+    POOLKIT_UNROLL
+    for (int u = 0; u < U; ++u) {
+      Vec<V> sum;
+      POOLKIT_UNROLL
+      for (int r = 0; r < K; ++r) {
+        const auto cell = [&](int64_t t) { return rows[r].cells + t * step + first + u * N; };
+        Vec<V> row = get(cell(0));
+        POOLKIT_UNROLL
+        for (int t = 1; t < K; ++t) row += get(cell(t));
+        sum = r == 0 ? row : sum + row;
+      }
+      store_as<D, V>(to + u * N, finish(sum + Vec<V>{}));
+    }
+    return;
+  }
   Vec<V> total[U] = {}, slice[U] = {};
   const auto add_row = [&](int64_t r, bool opens) {
     const C* const p = rows[r].cells + first;
@@ -176,21 +240,16 @@ template <class R, bool Sub, int U, int K, bool Square, class C, class D>
       slice[u] = opens ? row[u] : slice[u] + row[u];
     }
   };
-  if constexpr (Square) {
-    POOLKIT_UNROLL
-    for (int r = 0; r < K; ++r) add_row(r, r == 0);
-  } else {
-    for (int64_t r = 0; r < count; ++r) add_row(r, rows[r].opens);
-  }
+  for (int64_t r = 0; r < count; ++r) add_row(r, rows[r].opens);
   POOLKIT_UNROLL
   for (int u = 0; u < U; ++u) store_as<D, V>(to + u * N, finish(total[u] + slice[u]));
 }
 
 // The same for one row of many cells, each longer than U vectors: a few cells at a time, all of
 // each, so that memory is read as it lies. `sums` has room for a cell and a vector.
-template <class R, class C, class D>
+template <class R, class C, class D, class F>
 void sum_long_window(const C* cells, int64_t taps, int64_t width, int64_t step,
-                     typename R::Value* sums, D* to, const Finish<typename R::Value>& finish) {
+                     typename R::Value* sums, D* to, const F& finish) {
   using V = typename R::Value;
   constexpr int64_t N = kLanes<V>, kCells = 8;
   for (int64_t t = 0; t < taps; t += kCells) {
@@ -212,48 +271,86 @@ void sum_long_window(const C* cells, int64_t taps, int64_t width, int64_t step,
     store_as<D, V>(to + std::min(v, width - N), finish(load(sums + v) + Vec<V>{}));
 }
 
-// One output row of windows of cells that are `width` values wide, at least U vectors. Cells are
-// `pitch` values apart, a window's taps `step`, outputs `to_pitch` and their taps `taps_pitch`.
-// Sub: the cells bring taps of their own, or are sums. All values of one output come before the
-// next output: long cells are read as they lie. finish(i) is what becomes of sum i.
-template <class R, bool Exact, bool Sub, int U, class C, class D, class O, class F>
-void reduce_row(const CellRow<R, C>* rows, int64_t count, const std::vector<Column>& columns,
-                int64_t width, int64_t pitch, int64_t step, D* to, O* to_taps, int64_t to_pitch,
-                int64_t taps_pitch, const F& finish) {
+// Cells that are `width` values wide, at least U vectors: the taps of a window are `step` values
+// apart, outputs `to` and their taps `taps`.
+struct Pitches {
+  int64_t width, step, to, taps;
+};
+
+// Outputs [i, end) of a row, whose windows have the same number of taps, K, in each input row (0:
+// any number). All values of one output come before the next output: long cells are read as they
+// lie. finish(i) is what becomes of sum i.
+//
+// Not inlined, so that the loops have the registers to themselves: an address that waits in a
+// vector register waits behind all vectors that wait for memory.
+template <class R, Rule rule, bool Sub, int U, int K, bool Square, class C, class D, class O,
+          class F>
+[[gnu::noinline]] void reduce_cells(const CellRow<R, C>* rows, int64_t count,
+                                    const std::vector<Column>& columns, int64_t i, int64_t end,
+                                    const Pitches& pitches, D* to, O* to_taps, const F& finish,
+                                    Seen<typename R::Value>& seen) {
   constexpr int64_t kStep = U * kLanes<typename R::Value>;
+  const Pitches p = pitches;
+  Seen<typename R::Value> special = seen;  // in a register: nothing else may point to it
+  const Column* c = columns.data() + i;
+  const Column* const last = columns.data() + end;
+  to += i * p.to, to_taps = lane(to_taps, i * p.taps);
+  for (; c < last; ++c, to += p.to, to_taps = lane(to_taps, p.taps)) {
+    [[maybe_unused]] const auto finished = finish(c - columns.data());
+    const auto all = [&](const CellRow<R, C>* from, int64_t first) {
+      // The first step is short where the second overlaps it.
+      for (int64_t at = 0, ahead = (p.width - 1) % kStep + 1; at < p.width;
+           at += ahead, ahead = kStep)
+        if constexpr (R::kSums)
+          sum_window<R, Sub, U, K, Square>(from, count, *c, first + at, p.step, to + at, finished);
+        else
+          reduce_window<R, rule, Sub, U, K, Square>(from, count, *c, first + at, p.step, to + at,
+                                                    lane(to_taps, at), special);
+    };
+    if constexpr (Square) {
+      CellRow<R, C> from[K];
+      for (int r = 0; r < K; ++r) from[r] = rows[r], from[r].cells += c->first;
+      all(from, 0);
+    } else {
+      all(rows, c->first);
+    }
+  }
+  seen = special;
+}
+
+// One output row. Sub: the cells bring taps of their own, or are sums.
+template <class R, Rule rule, bool Sub, int U, class C, class D, class O, class F>
+void reduce_row(const CellRow<R, C>* rows, int64_t count, const std::vector<Column>& columns,
+                const Pitches& p, D* to, O* to_taps, const F& finish,
+                Seen<typename R::Value>& special) {
   const auto n = int64_t(columns.size());
-  for (int64_t i = 0; i < n; ++i, to += to_pitch, to_taps = lane(to_taps, taps_pitch)) {
-    const Column& c = columns[size_t(i)];
-    const int64_t some = c.taps > 0 ? count : 0;  // sums alone: padding is zeros
-    [[maybe_unused]] const auto last = finish(i);
+  const auto taps = [&](int64_t i) { return columns[size_t(i)].taps; };
+  for (int64_t i = 0, end; i < n; i = end) {
+    for (end = i + 1; end < n && taps(end) == taps(i);) ++end;
     if constexpr (R::kSums && !Sub)
-      if (some == 1 && c.taps >= 64 && width > kStep) {
-        Buffer<typename R::Value> sums(width + kStep);
-        sum_long_window<R>(rows[0].cells + c.cell * pitch, c.taps, width, step, sums.get(), to,
-                           last);
+      if (count == 1 && taps(i) >= 64 && p.width > U * kLanes<typename R::Value>) {
+        Buffer<typename R::Value> sums(p.width + U * kLanes<typename R::Value>);
+        for (; i < end; ++i)
+          sum_long_window<R>(rows[0].cells + columns[size_t(i)].first, taps(i), p.width, p.step,
+                             sums.get(), to + i * p.to, finish(i));
         continue;
       }
-    const auto all = [&]<int K, bool Square = false>() {
-      for (int64_t at = 0; at < width; at += kStep) {
-        at = std::min(at, width - kStep);  // the last step overlaps the one before
-        const int64_t first = c.cell * pitch + at;
-        if constexpr (R::kSums)
-          sum_window<R, Sub, U, K, Square>(rows, some, c, first, step, to + at, last);
-        else
-          reduce_window<R, Exact, Sub, U, K>(rows, some, c, first, step, to + at,
-                                             lane(to_taps, at));
-      }
+    const auto go = [&]<int K, bool Square = false>(int64_t some) {
+      reduce_cells<R, rule, Sub, U, K, Square>(rows, some, columns, i, end, p, to, to_taps, finish,
+                                               special);
     };
-    if (Sub || c.taps == 1)
-      all.template operator()<1>();
-    else if (R::kSums && c.taps == 2 && count == 2 && !rows[1].opens)
-      all.template operator()<2, true>();
-    else if (c.taps == 2)
-      all.template operator()<2>();
-    else if (c.taps == 3)
-      all.template operator()<3>();
+    if (Sub || taps(i) == 1)
+      go.template operator()<1>(count);
+    else if (taps(i) == 2 && count == 2 && !rows[1].opens)
+      go.template operator()<2, true>(count);
+    else if (taps(i) == 2)
+      go.template operator()<2>(count);
+    else if (taps(i) == 3 && count == 3 && !rows[1].opens && !rows[2].opens)
+      go.template operator()<3, true>(count);
+    else if (taps(i) == 3)
+      go.template operator()<3>(count);
     else
-      all.template operator()<0>();
+      go.template operator()<0>(taps(i) > 0 ? count : 0);  // sums alone: padding is zeros
   }
 }
 
@@ -287,7 +384,7 @@ struct View {
 };
 
 // Reduces blocks of cells that are `width` values wide, U vectors at a time. Sums are divided.
-template <class R, bool Exact, int U>
+template <class R, Rule rule, int U>
 class LanePool {
   using V = typename R::Value;
   using L = typename R::Lane;
@@ -306,9 +403,9 @@ class LanePool {
     const bool straight = is_straight(w_, std::is_same_v<C, V> ? 1 : 3);
     if (b.w0 != begin_ || b.w1 != end_) {
       begin_ = b.w0, end_ = b.w1;
-      find_columns(w_.w, begin_, end_, columns_);
+      find_columns(w_.w, begin_, end_, in.cell, columns_);
       units_.clear();
-      for (int64_t i = 0; i < b.columns(); ++i) units_.push_back({i, 0, 1});
+      for (int64_t i = 0; i < b.columns(); ++i) units_.push_back({i * width_, 0, 1});
     }
     if (!straight) {
       done_.assign(size_t(d_seen.size() * h_seen.size()), 0);
@@ -317,8 +414,10 @@ class LanePool {
     }
     std::vector<CellRow<R, C>> list;
     std::vector<CellRow<R, V>> reduced;
-    const auto keep = [](int64_t) { return Finish<V>{nullptr, V(1)}; };
+    const auto keep = [](int64_t) { return Product<V>{V(1)}; };
     const int64_t step = w_.w.dilation * in.cell;
+    // What all sums are multiplied by, or 0 if they are divided.
+    const V factor = divisors_ ? divisors_->factor() : V(1);
     for (int64_t d = b.d0; d < b.d1; ++d)
       for (int64_t h = b.h0; h < b.h1; ++h, to += row, taps = lane(taps, taps_row)) {
         list.clear(), reduced.clear();
@@ -338,28 +437,35 @@ class LanePool {
             if (!done_[size_t(number)]) {
               done_[size_t(number)] = 1;
               const CellRow<R, C> one{in.line(id, ih), nullptr, 0, true};
-              reduce_row<R, Exact, false, U>(&one, 1, columns_, width_, in.cell, step, cells,
-                                             cell_taps, width_, width_, keep);
+              reduce_row<R, rule, false, U>(&one, 1, columns_, {width_, step, width_, width_},
+                                            cells, cell_taps, keep, special_);
             }
             reduced.push_back({cells, cell_taps, base, opens});
           }
-        V row_divisor(1);
-        if constexpr (R::kSums)
-          if (divisors_) row_divisor = V(divisors_->row(d, h));
-        const auto finish = [&](int64_t i) {
-          Finish<V> one{divisors_, V(1)};
-          if constexpr (R::kSums)
-            if (divisors_) one.divisor = divisors_->divisor(row_divisor, b.w0 + i);
-          return one;
+        const auto reduce = [&](const auto& finish) {
+          if (straight)
+            reduce_row<R, rule, false, U>(list.data(), int64_t(list.size()), columns_,
+                                          {width_, step, cell, taps_cell}, to, taps, finish,
+                                          special_);
+          else
+            reduce_row<R, rule == Rule::kWatched ? Rule::kPlain : rule, true, U>(
+                reduced.data(), int64_t(reduced.size()), units_, {width_, 0, cell, taps_cell}, to,
+                taps, finish, special_);
         };
-        if (straight)
-          reduce_row<R, Exact, false, U>(list.data(), int64_t(list.size()), columns_, width_,
-                                         in.cell, step, to, taps, cell, taps_cell, finish);
-        else
-          reduce_row<R, Exact, true, U>(reduced.data(), int64_t(reduced.size()), units_, width_,
-                                        width_, 0, to, taps, cell, taps_cell, finish);
+        if constexpr (R::kSums)
+          if (factor == V(0)) {
+            const auto row_divisor = V(divisors_->row(d, h));
+            reduce([&](int64_t i) {
+              return Quotient<V>{divisors_, divisors_->divisor(row_divisor, b.w0 + i)};
+            });
+            continue;
+          }
+        reduce([&](int64_t) { return Product<V>{factor}; });
       }
   }
+
+  // Whether cells were read that need the full rule.
+  bool special() const { return special_.any(); }
 
  private:
   // Whether so few taps are reduced that row buffers would cost more. `cost` of reading a cell.
@@ -384,6 +490,7 @@ class LanePool {
   std::vector<char> done_;
   Buffer<V> reduced_;
   Buffer<L> reduced_taps_;
+  Seen<V> special_{};
 };
 
 // ---- planes as lanes ----
@@ -511,7 +618,7 @@ class PlanePool {
   const T *const x_, *const end_;
   const Window& w_;
   const PlaneStarts starts_;
-  LanePool<R, Exact, 1> pool_;
+  LanePool<R, Exact ? Rule::kFull : Rule::kPlain, 1> pool_;
   Buffer<V> in_, values_;
   Buffer<L> taps_;
 };

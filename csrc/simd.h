@@ -102,13 +102,14 @@ template <class V>
   return a > b ? a : b;
 }
 
-// Whether any lane is set.
+// Whether any lane of a mask is set: its sign counts.
 template <class M>
 bool any(const M& mask) {
+  constexpr int kBits = 8 * int(sizeof(mask[0]));
   uint64_t words[sizeof(M) / 8], all = 0;
   std::memcpy(words, &mask, sizeof(mask));
   for (uint64_t word : words) all |= word;
-  return all != 0;
+  return (all & (~uint64_t(0) / (~uint64_t(0) >> (64 - kBits)) << (kBits - 1))) != 0;
 }
 
 // What was seen while cells were read: it is looked at when a block is done.

@@ -305,6 +305,28 @@ def test_strips(kernel, stride, dtype):
     assert taken > 15
 
 
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize(("kernel", "stride"), [(2, 2), (3, 1), (3, 2), (5, 1), ((1, 4), 2)])
+def test_one_special_cell_of_channels_last(kernel, stride, dtype):
+    """Wherever one cell is NaN, or one zero negative, the plain rule of maxima gives way."""
+    height, width = 7, 8
+    cells = range(height * width)
+    for special, channels in itertools.product((math.nan, -0.0, math.inf), (64, 75)):
+        x = sample((len(cells), channels, height, width), dtype, "normal", channels)
+        if special == 0:
+            x = -x.abs().clamp(max=1).round() + 0.0  # ties, and no negative zero yet
+        for i in cells:  # a map each
+            x[i, i * 3 % channels, i // width, i % width] = special
+            x[i, i * 3 % channels, -1, 0] = -special
+        x = x.contiguous(memory_format=torch.channels_last)
+        w = window.fixed("t", 2, x.shape, kernel, stride, 0, 1, False, True)
+        values, offsets = native.max_pool_offsets(x, w.packed)
+        expected_values, expected_offsets = reference.max_pool(x, w)
+        assert_bit_equal(native.max_pool(x, w.packed), expected_values)
+        assert_bit_equal(values, expected_values)
+        assert_bit_equal(offsets.long(), expected_offsets.long(), "offsets")
+
+
 def test_tampered_offsets_stay_inside():
     """Offsets of any value lead to wrong numbers at worst."""
     shape = (2, 3, 9, 9)
