@@ -212,6 +212,16 @@ _TWINS: dict[str, Callable[..., Any]] = {
 
 # ---- random cases -------------------------------------------------------------------------------
 
+
+def comparable() -> list[str]:
+    """The names of ``poolkit.functional`` that torch has too, or whose results it can make."""
+    return [name for name in poolkit.functional.__all__ if _family(name) in _ARGUMENTS]
+
+
+def _family(operator: str) -> str:
+    return operator.removesuffix("_with_indices")[:-2]
+
+
 _EXTENTS = {1: (40, 3000), 2: (12, 64), 3: (6, 16)}
 """The largest extent of a small and of a large input. Only large ones are shared among threads."""
 
@@ -222,7 +232,7 @@ def random_case(operator: str, rng: Random, threads: int = 1) -> Case:
     Most are small; one in eight is large enough for several threads.
     """
     rank = int(operator.removesuffix("_with_indices")[-2])
-    family = operator.removesuffix("_with_indices")[:-2]
+    family = _family(operator)
     small, large = _EXTENTS[rank]
     big = family != "fractional_avg_pool" and rng.random() < 1 / 8
     channels = rng.choice([16, 17, 64]) if big else rng.choice([1, 2, 3, 8, 17])
