@@ -35,6 +35,13 @@ def fixed(x):
             F.max_pool2d(x, 3, 2, 1, padding_mode="reflect"))  # fmt: skip
 
 
+def beyond(x):
+    y, phase = F.polyphase_pool2d(x, return_phase=True)
+    return (y, phase, F.polyphase_unpool2d(y, phase, 2, x.shape[2:]), F.global_avg_max_pool2d(x),
+            F.gem_pool2d(x, 3, 2, 1, True), F.global_gem_pool2d(x, x.detach().mean().exp()),
+            F.space_to_depth2d(F.depth_to_space2d(y.repeat(1, 4, 1, 1))))  # fmt: skip
+
+
 def unpooled(x):
     y, i = F.max_pool2d(x, 3, 2, return_indices=True)
     found = [
@@ -57,7 +64,7 @@ def assert_equal_to_eager(compiled, function, x):
     assert_close(slope(got, x), slope(expected, x))
 
 
-@pytest.mark.parametrize("function", [fixed, unpooled])
+@pytest.mark.parametrize("function", [fixed, beyond, unpooled])
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_one_graph(function, dynamic):
     """What test_autograd.py does not compile."""

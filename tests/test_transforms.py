@@ -40,6 +40,11 @@ def fractional(pool):
     return function
 
 
+def polyphase_unpool(x):
+    y, phase = F.polyphase_pool2d(x, 3, return_phase=True)
+    return F.polyphase_unpool2d(y, phase, 3)
+
+
 FUNCTIONS = {
     "max": lambda x: F.max_pool2d(x, 3, 2, 1),
     "max_with_indices": lambda x: F.max_pool2d_with_indices(x, 3, 2, 1, 1, True),
@@ -54,6 +59,13 @@ FUNCTIONS = {
     "adaptive_avg": lambda x: F.adaptive_avg_pool2d(x, (3, 2)),
     "global_max": F.global_max_pool2d,
     "global_avg": F.global_avg_pool2d,
+    "polyphase": lambda x: F.polyphase_pool2d(x, return_phase=True),
+    "polyphase_unpool": polyphase_unpool,
+    "space_to_depth": lambda x: F.depth_to_space2d(F.space_to_depth2d(x, (1, 2)), (1, 2)),
+    "gem": lambda x: F.gem_pool2d(x, 3, 2, 1, True),
+    "global_gem": lambda x: F.global_gem_pool2d(x.abs()),
+    "global_avg_max": F.global_avg_max_pool2d,
+    "global_cat_avg_max": F.global_cat_avg_max_pool2d,
     "fractional_max": fractional(F.fractional_max_pool2d_with_indices),
     "fractional_avg": fractional(F.fractional_avg_pool2d),
 } | {f"unpool_{d}": unpool(d) for d in ("last", "sum", "max", "mean", "error")}  # fmt: skip

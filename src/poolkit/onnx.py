@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .errors import ArgumentError
-from .window import Axis, Packed, Window, spans, unpack
+from .window import Axis, Packed, Window, overhang, spans, unpack
 
 __all__ = ["decompositions"]
 
@@ -134,22 +134,16 @@ def _is_floor(axis: Axis) -> bool:
     return _known(axis.out == room // axis.stride + 1)
 
 
-def _overhang(axis: Axis) -> int:
-    """How far the last window of a fixed axis reaches beyond the input."""
-    reach = (axis.out - 1) * axis.stride + axis.dilation * (axis.kernel - 1) + 1
-    return reach - axis.before - axis.size
-
-
 def _is_whole(axis: Axis) -> bool:
     """Whether every window of a fixed axis ends inside the padded extent."""
-    return _is_floor(axis) or _known(_overhang(axis) <= axis.after)
+    return _is_floor(axis) or _known(overhang(axis) <= axis.after)
 
 
 def _padding(axis: Axis) -> tuple[int, int]:
     """The padding with which ``floor`` gives ``out`` windows."""
     if _is_floor(axis):
         return axis.before, axis.after
-    after: int = torch.sym_max(_overhang(axis), 0)  # type: ignore[no-untyped-call]  # torch's
+    after: int = torch.sym_max(overhang(axis), 0)  # type: ignore[no-untyped-call]  # torch's
     return axis.before, after
 
 

@@ -104,7 +104,7 @@ def selfcheck(
     sign and the extremes of the dtype among them); error or not, dtype, values, indices, strides
     and gradients are compared, with one thread and with all that torch uses, in turn. Maxima must
     agree in every bit, sums up to rounding. What torch lacks of the core is compared with what its
-    own functions make of it (:func:`poolkit.testing.comparable`). A difference that the table of
+    own functions make of it (``poolkit.testing.comparable``). A difference that the table of
     deviations names is counted as such; where torch rounds too often or lacks the dtype, its result
     in a wider type is compared then.
 

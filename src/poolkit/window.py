@@ -488,7 +488,12 @@ def holders(axis: Axis, cells: range) -> range:
     return range(low, max(low, high))
 
 
+def overhang(axis: Axis) -> int:
+    """How far the last window of a fixed axis reaches beyond the input; negative if it does not."""
+    reach = (axis.out - 1) * axis.stride + axis.dilation * (axis.kernel - 1) + 1
+    return reach - axis.before - axis.size
+
+
 def is_clipped(axis: Axis) -> bool:
     """Whether a window of a fixed axis has taps that are no real cells."""
-    last = (axis.out - 1) * axis.stride - axis.before + (axis.kernel - 1) * axis.dilation
-    return axis.before > 0 or last >= axis.size
+    return axis.before > 0 or overhang(axis) > 0

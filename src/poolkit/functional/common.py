@@ -211,6 +211,17 @@ def stock(where: str, x: Tensor, beyond: dict[str, bool], name: str, *args: Any)
         return None
 
 
+def check_input(where: str, x: Tensor, dtypes: frozenset[torch.dtype]) -> None:
+    """Refuse what composed code, which runs on any device, cannot read.
+
+    Raises:
+        ArgumentError: no tensor, or one of a layout that only torch can read.
+        DtypeError: a dtype that the operation has no meaning for.
+    """
+    if not ours(where, x, dtypes):
+        stock(where, x, {"a result": True}, "")
+
+
 def differs(value: Any, default: int) -> bool:
     """Whether an int, or any of a sequence, is not ``default``."""
     return any(v != default for v in value) if is_sequence(value) else bool(value != default)
