@@ -1,5 +1,13 @@
 """Pooling modules: those of `torch.nn` by torch's names, and those that torch lacks."""
 
+from .blur import (
+    BlurPool1d,
+    BlurPool2d,
+    BlurPool3d,
+    MaxBlurPool1d,
+    MaxBlurPool2d,
+    MaxBlurPool3d,
+)
 from .pooling import (
     AdaptiveAvgPool1d,
     AdaptiveAvgPool2d,
@@ -43,6 +51,9 @@ __all__ = [
     "AvgPool1d",
     "AvgPool2d",
     "AvgPool3d",
+    "BlurPool1d",
+    "BlurPool2d",
+    "BlurPool3d",
     "FractionalAvgPool1d",
     "FractionalAvgPool2d",
     "FractionalAvgPool3d",
@@ -58,6 +69,9 @@ __all__ = [
     "LPPool1d",
     "LPPool2d",
     "LPPool3d",
+    "MaxBlurPool1d",
+    "MaxBlurPool2d",
+    "MaxBlurPool3d",
     "MaxPool1d",
     "MaxPool2d",
     "MaxPool3d",

@@ -15,10 +15,9 @@ import torch
 from torch import Tensor
 
 from .. import functional as F
-from ..functional.common import check_mode
 from ..functional.graham import size_or_ratio
 from ..functional.unpool import check_duplicates
-from ..window import Ints, Padding, as_ints, is_sequence, normalise_padding
+from ..window import Ints, Padding, as_ints, check_mode, is_sequence, normalise_padding
 
 
 class _Pool(torch.nn.Module):
@@ -29,14 +28,15 @@ class _Pool(torch.nn.Module):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if cls.__module__ == __name__:
+        if cls.__module__.rpartition(".")[0] == __package__:
             cls.__module__ = __package__  # what users import and pickles name
         if "_function" in cls.__dict__:
             name = cls._function.__name__
             cls._rank = int(name[-2])
+            order = ", in the order of ``torch.nn``" if hasattr(torch.nn, cls.__name__) else ""
             cls.__doc__ = f"""The module of :func:`poolkit.functional.{name}`.
 
-    The constructor takes what is no tensor, in the order of ``torch.nn``.
+    The constructor takes what is no tensor{order}.
 
     {cls._function.__doc__}"""
 
