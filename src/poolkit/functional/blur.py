@@ -11,7 +11,7 @@ from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from .. import ops, reference
 from ..errors import ArgumentError, DtypeError
-from ..window import Ints, Padding, Window, as_ints, is_bool, is_sequence
+from ..window import Ints, Padding, as_ints, is_bool, is_sequence
 from .common import FLOATS, blurred, documented, fixed, ours, readable, stock
 
 Filter = Tensor | Sequence[float]
@@ -36,7 +36,11 @@ def _blur_pool(
         stock(where, x, {"a blur": True}, "")  # refuses what the reference cannot read
     kernels, given = kernels_of(where, rank, "kernel_size", kernel_size, filter)
     window = blurred(where, rank, x.shape, kernels, stride, padding, padding_mode)
-    return _blurred(x, filters_of(kernels, given), window)
+    filters = filters_of(kernels, given)
+    taps = _taps(filters)
+    if taps is None:
+        return reference.blur_pool(ops.keep_strides(x), filters, window)
+    return ops.blur_pool(x, taps, window)
 
 
 def _max_blur_pool(
@@ -56,11 +60,18 @@ def _max_blur_pool(
     dense = fixed(where, rank, x, kernel_size, 1, padding, 1, False, True)
     shape = dense.output_shape(x.shape)
     window = blurred(where, rank, shape, kernels, stride, None, padding_mode)
-    return _blurred(ops.max_pool(x, dense), filters_of(kernels, given), window)
+    filters = filters_of(kernels, given)
+    taps = _taps(filters)
+    if taps is None:
+        return reference.blur_pool(ops.max_pool(x, dense), filters, window)
+    return ops.max_blur_pool(x, taps, dense, window)
 
 
-def _blurred(x: Tensor, filters: Sequence[Filter], window: Window) -> Tensor:
-    return reference.blur_pool(ops.keep_strides(x), filters, window)
+def _taps(filters: Sequence[Filter]) -> tuple[float, ...] | None:
+    """The weights one behind the other; None if they are tensors, for composed code."""
+    if any(isinstance(weights, Tensor) for weights in filters):
+        return None
+    return tuple([float(weight) for weights in filters for weight in weights])
 
 
 # ---- filters ------------------------------------------------------------------------------------
