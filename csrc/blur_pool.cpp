@@ -23,6 +23,7 @@
 #include <array>
 
 #include "cells.h"
+#include "lanes.h"
 #include "operators.h"
 #include "rows.h"
 
@@ -61,6 +62,15 @@ class Shares {
       shares.add(cell, {output, taps[tap]});
     });
     return shares;
+  }
+
+  // From the first to the last of what entries [i0, i1) name.
+  std::pair<int64_t, int64_t> reach(int64_t i0, int64_t i1) const {
+    int64_t low = INT64_MAX, high = 0;
+    for (int64_t i = i0; i < i1; ++i)
+      for (const Share& share : lists_[size_t(i)])
+        low = std::min(low, share.at), high = std::max(high, share.at + 1);
+    return {std::min(low, high), high};
   }
 
  private:
@@ -165,6 +175,12 @@ struct Staged {
 
 // ---- geometry -----------------------------------------------------------------------------------
 
+struct Extents {
+  int64_t d, h, w;
+
+  int64_t cells() const { return d * h * w; }
+};
+
 // The axes of a blur, and the weights of each.
 struct Blur {
   const Axis &d, &h, &w;
@@ -192,14 +208,25 @@ struct Blur {
                     " weights");
   }
 
-  int64_t cells() const { return d.size * h.size * w.size; }
-  int64_t outputs() const { return d.out * h.out * w.out; }
   int64_t steps() const { return d.kernel * h.kernel + w.kernel; }
 };
 
-// The rows of a plane that two lists of shares name, from `from` on, `pitch` apart.
+// Rows of a plane, or of a part of one that begins at row (d0, h0).
+template <class S>
+struct Rows {
+  const S* base;
+  const S* end;  // nothing is read from here on, if it is given
+  int64_t slice, line;
+  int64_t d0 = 0, h0 = 0;
+
+  const S* operator()(int64_t d, int64_t h) const {
+    return base + (d - d0) * slice + (h - h0) * line;
+  }
+};
+
+// The rows that two lists of shares name, each weighted by both.
 template <class S, class V, class Row>
-void find_lines(const std::vector<Share>& ds, const std::vector<Share>& hs, const Row& row,
+void find_lines(const std::vector<Share>& ds, const std::vector<Share>& hs, Row& row,
                 std::vector<Line<S, V>>& lines) {
   lines.clear();
   for (const Share& d : ds)
@@ -215,23 +242,6 @@ void for_tiles(int64_t n, int64_t values, const F& f) {
   const int64_t tiles = std::max<int64_t>(1, n * values / kTile);
   const int64_t part = (n + tiles - 1) / tiles;
   for (int64_t i = 0; i < n; i += part) f(i, std::min(n, i + part), part >= n);
-}
-
-// Calls f(plane, d, first row, last row) for the rows of planes of `ds` slices of `hs` rows.
-template <class F>
-void for_strips(int64_t planes, int64_t ds, int64_t hs, int64_t row_cost, int64_t least,
-                const F& f) {
-  const int64_t threads = torch::stable::get_num_threads();
-  int64_t strips = 1;
-  while (planes * ds * strips < 4 * threads && hs / (2 * strips) >= least) strips *= 2;
-  const int64_t rows = (hs + strips - 1) / strips;
-  parallel(planes * ds * strips, rows * row_cost, [&](int64_t item, int64_t stop) {
-    auto work = f();
-    for (; item < stop; ++item) {
-      const int64_t h0 = item % strips * rows, h1 = std::min(hs, h0 + rows);
-      if (h0 < h1) work(item / strips / ds, item / strips % ds, h0, h1);
-    }
-  });
 }
 
 // ---- forward ------------------------------------------------------------------------------------
@@ -328,30 +338,44 @@ class Row {
   std::vector<Line<V, V>> along_;
 };
 
-template <class T>
-void blur(const T* x, T* y, const Blur& b, int64_t planes, int64_t run) {
-  using V = Wide<T>;
-  const auto ds = Shares::of_outputs(b.d, b.mode, b.d_taps);
-  const auto hs = Shares::of_outputs(b.h, b.mode, b.h_taps);
-  const int64_t line = b.w.size * run, out_line = b.w.out * run;
-  const T* const end = x + planes * b.cells() * run;
-  for_strips(planes, b.d.out, b.h.out, out_line * b.steps(), 1, [&] {
-    return [&, row = Row<T, T>(b, run), lines = std::vector<Line<T, V>>()](
-               int64_t plane, int64_t d, int64_t h0, int64_t h1) mutable {
-      const T* const from = x + plane * b.cells() * run;
-      T* const to = y + ((plane * b.d.out + d) * b.h.out) * out_line;
-      for_tiles(b.w.out, b.w.stride * run, [&](int64_t i0, int64_t i1, bool whole) {
+// The blur, for by_rows() and by_lanes().
+struct Forward {
+  const Blur& b;
+  const Shares ds = Shares::of_outputs(b.d, b.mode, b.d_taps);
+  const Shares hs = Shares::of_outputs(b.h, b.mode, b.h_taps);
+
+  Extents in() const { return {b.d.size, b.h.size, b.w.size}; }
+  Extents out() const { return {b.d.out, b.h.out, b.w.out}; }
+  std::pair<int64_t, int64_t> slices(int64_t d0, int64_t d1) const { return ds.reach(d0, d1); }
+  std::pair<int64_t, int64_t> rows(int64_t h0, int64_t h1) const { return hs.reach(h0, h1); }
+  int64_t cost() const { return b.w.out * b.steps(); }
+
+  template <class S, class T>
+  class Worker {
+    using V = Wide<T>;
+
+   public:
+    Worker(const Forward& op, int64_t run) : op_(op), run_(run), row_(op.b, run) {}
+
+    // Rows [h0, h1) of slice d, from `to` on.
+    void operator()(const Rows<S>& rows, int64_t d, int64_t h0, int64_t h1, T* to) {
+      const int64_t line = op_.b.w.out * run_;
+      for_tiles(op_.b.w.out, op_.b.w.stride * run_, [&](int64_t i0, int64_t i1, bool whole) {
         for (int64_t h = h0; h < h1; ++h) {
-          find_lines(
-              ds[d], hs[h],
-              [&](int64_t cd, int64_t ch) { return from + (cd * b.h.size + ch) * line; }, lines);
-          row(lines, 0, end, i0, i1, to + h * out_line + i0 * run,
-              to + (whole ? h1 : h + 1) * out_line);
+          find_lines(op_.ds[d], op_.hs[h], rows, lines_);
+          row_(lines_, 0, rows.end, i0, i1, to + (h - h0) * line + i0 * run_,
+               to + ((whole ? h1 : h + 1) - h0) * line);
         }
       });
-    };
-  });
-}
+    }
+
+   private:
+    const Forward& op_;
+    const int64_t run_;
+    Row<S, T> row_;
+    std::vector<Line<S, V>> lines_;
+  };
+};
 
 // ---- adjoint ------------------------------------------------------------------------------------
 
@@ -394,7 +418,7 @@ std::vector<Folded> folded_cells(const Axis& a, PaddingMode mode, const double* 
 }
 
 // Cells of a row from the rows of gradients that hold them.
-template <class T>
+template <class S, class T>
 class AdjointRow {
   using V = Wide<T>;
   static constexpr int N = kLanes<V>;
@@ -404,7 +428,7 @@ class AdjointRow {
       : b_(blur), a_(blur.w), folded_(folded), run_(run) {}
 
   // Cells [c0, c1); nothing is read from `end` on.
-  void operator()(const std::vector<Line<T, V>>& lines, const T* end, int64_t c0, int64_t c1, T* to,
+  void operator()(const std::vector<Line<S, V>>& lines, const S* end, int64_t c0, int64_t c1, T* to,
                   const T* to_end) {
     // Positions of the padded row: output o has position p by tap p - o * stride.
     const int64_t s = a_.stride, p0 = c0 + a_.before, p1 = c1 + a_.before;
@@ -445,7 +469,7 @@ class AdjointRow {
   }
 
   // The sums of outputs [low, high), 0 for those that there are not.
-  void down(const std::vector<Line<T, V>>& lines, const T* end, int64_t low, int64_t high) {
+  void down(const std::vector<Line<S, V>>& lines, const S* end, int64_t low, int64_t high) {
     V* const sums = sums_.reserve((high - low) * run_ + 2 * N);
     const int64_t begin = std::clamp<int64_t>(0, low, high);
     const int64_t stop = lines.empty() ? begin : std::clamp(a_.out, begin, high);
@@ -482,12 +506,12 @@ class AdjointRow {
     for (int64_t i = 0; i < n; i += N) sink(i, load(from + i));
   }
 
-  void fold(const std::vector<Line<T, V>>& lines, const T* end, int64_t c0, int64_t c1, T* to) {
+  void fold(const std::vector<Line<S, V>>& lines, const S* end, int64_t c0, int64_t c1, T* to) {
     for (const Folded& f : folded_) {
       if (f.cell < c0 || f.cell >= c1 || lines.empty()) continue;
       held_.clear();
       for (const Share& share : f.outputs)
-        for (const Line<T, V>& line : lines)
+        for (const Line<S, V>& line : lines)
           held_.push_back({line.at + share.at * run_, V(share.weight) * line.weight});
       T* const cell = to + (f.cell - c0) * run_;
       combine<WeightedSum>(held_, 0, run_, end, Sink<T, V>{cell, run_, cell + run_});
@@ -500,50 +524,63 @@ class AdjointRow {
   const int64_t run_;
   Buffer<V> sums_, phases_, row_;
   std::vector<Line<V, V>> along_;
-  std::vector<Line<T, V>> held_;
+  std::vector<Line<S, V>> held_;
 };
 
-template <class T>
-void blur_backward(const T* g, T* out, const Blur& b, int64_t planes, int64_t run) {
-  using V = Wide<T>;
-  const auto ds = Shares::of_cells(b.d, b.mode, b.d_taps);
-  const auto hs = Shares::of_cells(b.h, b.mode, b.h_taps);
-  const auto folded = folded_cells(b.w, b.mode, b.w_taps);
-  const int64_t line = b.w.out * run, out_line = b.w.size * run;
-  const T* const end = g + planes * b.outputs() * run;
-  for_strips(planes, b.d.size, b.h.size, out_line * b.steps() / b.w.stride, 1, [&] {
-    return [&, row = AdjointRow<T>(b, folded, run), lines = std::vector<Line<T, V>>()](
-               int64_t plane, int64_t d, int64_t h0, int64_t h1) mutable {
-      const T* const from = g + plane * b.outputs() * run;
-      T* const to = out + ((plane * b.d.size + d) * b.h.size) * out_line;
-      for_tiles(b.w.size, run, [&](int64_t c0, int64_t c1, bool whole) {
+// Its adjoint.
+struct Backward {
+  const Blur& b;
+  const Shares ds = Shares::of_cells(b.d, b.mode, b.d_taps);
+  const Shares hs = Shares::of_cells(b.h, b.mode, b.h_taps);
+  const std::vector<Folded> folded = folded_cells(b.w, b.mode, b.w_taps);
+
+  Extents in() const { return {b.d.out, b.h.out, b.w.out}; }
+  Extents out() const { return {b.d.size, b.h.size, b.w.size}; }
+  std::pair<int64_t, int64_t> slices(int64_t d0, int64_t d1) const { return ds.reach(d0, d1); }
+  std::pair<int64_t, int64_t> rows(int64_t h0, int64_t h1) const { return hs.reach(h0, h1); }
+  int64_t cost() const { return b.w.size * (b.steps() / b.w.stride + 1); }
+
+  template <class S, class T>
+  class Worker {
+    using V = Wide<T>;
+
+   public:
+    Worker(const Backward& op, int64_t run) : op_(op), run_(run), row_(op.b, op.folded, run) {}
+
+    void operator()(const Rows<S>& rows, int64_t d, int64_t h0, int64_t h1, T* to) {
+      const int64_t line = op_.b.w.size * run_;
+      for_tiles(op_.b.w.size, run_, [&](int64_t c0, int64_t c1, bool whole) {
         for (int64_t h = h0; h < h1; ++h) {
-          find_lines(
-              ds[d], hs[h],
-              [&](int64_t od, int64_t oh) { return from + (od * b.h.out + oh) * line; }, lines);
-          row(lines, end, c0, c1, to + h * out_line + c0 * run,
-              to + (whole ? h1 : h + 1) * out_line);
+          find_lines(op_.ds[d], op_.hs[h], rows, lines_);
+          row_(lines_, rows.end, c0, c1, to + (h - h0) * line + c0 * run_,
+               to + ((whole ? h1 : h + 1) - h0) * line);
         }
       });
-    };
-  });
-}
+    }
+
+   private:
+    const Backward& op_;
+    const int64_t run_;
+    AdjointRow<S, T> row_;
+    std::vector<Line<S, V>> lines_;
+  };
+};
 
 // ---- maxima -------------------------------------------------------------------------------------
 
 // Rows of maxima of stride 1 of one plane, of which the last ones used are kept.
-template <class T>
+template <class S>
 class DenseRows {
-  using V = Wide<T>;
+  using V = Wide<S>;
   static constexpr int N = kLanes<V>;
 
  public:
   DenseRows(const Axis (&axes)[3], int64_t run, int64_t kept)
       : d_(axes[0]), h_(axes[1]), w_(axes[2]), run_(run), slots_(size_t(kept)) {}
 
-  // From now on maxima [m0, m1) of the rows of a plane; nothing is read from `end` on.
-  void begin(const T* plane, const T* end, int64_t m0, int64_t m1) {
-    plane_ = plane, end_ = end, m0_ = m0, m1_ = m1;
+  // From now on maxima [m0, m1) of the rows of a plane.
+  void begin(const Rows<S>& cells, int64_t m0, int64_t m1) {
+    cells_ = cells, m0_ = m0, m1_ = m1;
     pitch_ = ((m1 - m0) * run_ + 2 * N - 1) / N * N;
     values_.reserve(int64_t(slots_.size()) * pitch_);
     for (Slot& slot : slots_) slot = {};
@@ -553,11 +590,14 @@ class DenseRows {
     const int64_t number = d * h_.out + h;
     Slot* oldest = slots_.data();
     for (Slot& slot : slots_) {
-      if (slot.row == number) return values(slot.used = ++clock_, slot);
+      if (slot.row == number) {
+        slot.used = ++clock_;
+        return values(slot);
+      }
       if (slot.used < oldest->used) oldest = &slot;
     }
     *oldest = {number, ++clock_};
-    V* const row = values(clock_, *oldest);
+    V* const row = values(*oldest);
     fill(d, h, row);
     return row;
   }
@@ -567,23 +607,20 @@ class DenseRows {
     int64_t row = -1, used = 0;
   };
 
-  V* values(int64_t, const Slot& slot) const {
-    return values_.get() + (&slot - slots_.data()) * pitch_;
-  }
+  V* values(const Slot& slot) const { return values_.get() + (&slot - slots_.data()) * pitch_; }
 
   void fill(int64_t d, int64_t h, V* row) {
     rows_.clear();
     for (int64_t td = d_.first(d); td < d_.last(d); ++td)
       for (int64_t th = h_.first(h); th < h_.last(h); ++th)
-        rows_.push_back(
-            {plane_ + ((d_.start(d) + td) * h_.size + h_.start(h) + th) * w_.size * run_, V(1)});
+        rows_.push_back({cells_(d_.start(d) + td, h_.start(h) + th), V(1)});
     const int64_t start = m0_ - w_.before, n = m1_ - m0_ + w_.kernel - 1;
     const int64_t low = std::clamp<int64_t>(-start, 0, n);
     const int64_t high = std::clamp<int64_t>(w_.size - start, low, n);
     V* const best = best_.reserve(n * run_ + 2 * N);
     std::fill_n(best, low * run_, lowest<V>());
     if (low < high)
-      combine<Largest>(rows_, (start + low) * run_, (high - low) * run_, end_,
+      combine<Largest>(rows_, (start + low) * run_, (high - low) * run_, cells_.end,
                        Staged<V>{best + low * run_});
     std::fill_n(best + high * run_, (n - high) * run_, lowest<V>());
     along_.clear();
@@ -593,10 +630,10 @@ class DenseRows {
 
   const Axis d_, h_, w_;
   const int64_t run_;
-  const T *plane_ = nullptr, *end_ = nullptr;
+  Rows<S> cells_{};
   int64_t m0_ = 0, m1_ = 0, pitch_ = 0, clock_ = 0;
   std::vector<Slot> slots_;
-  std::vector<Line<T, V>> rows_;
+  std::vector<Line<S, V>> rows_;
   std::vector<Line<V, V>> along_;
   Buffer<V> values_, best_;
 };
@@ -615,31 +652,184 @@ std::pair<int64_t, int64_t> cells_of(const Axis& a, PaddingMode mode, int64_t i0
   return {std::min(low, high), high};
 }
 
-template <class T>
-void max_blur(const T* x, T* y, const Window& dense, const Blur& b, int64_t planes, int64_t run) {
-  using V = Wide<T>;
-  const Axis(&axes)[3] = dense.apart;
-  const auto ds = Shares::of_outputs(b.d, b.mode, b.d_taps);
-  const auto hs = Shares::of_outputs(b.h, b.mode, b.h_taps);
-  const int64_t cells = axes[0].size * axes[1].size * axes[2].size, out_line = b.w.out * run;
-  const int64_t steps = b.steps() + axes[0].kernel * axes[1].kernel + axes[2].kernel;
-  const T* const end = x + planes * cells * run;
-  for_strips(planes, b.d.out, b.h.out, out_line * steps, 8, [&] {
-    return [&, row = Row<V, T>(b, run), lines = std::vector<Line<V, V>>(),
-            maxima = DenseRows<T>(axes, run, b.d.kernel * b.h.kernel)](
-               int64_t plane, int64_t d, int64_t h0, int64_t h1) mutable {
-      T* const to = y + ((plane * b.d.out + d) * b.h.out) * out_line;
-      for_tiles(b.w.out, b.w.stride * run, [&](int64_t i0, int64_t i1, bool whole) {
-        const auto [m0, m1] = cells_of(b.w, b.mode, i0, i1);
-        maxima.begin(x + plane * cells * run, end, m0, m1);
+// The cells that maxima [m0, m1) of an axis look at.
+std::pair<int64_t, int64_t> looked_at(const Axis& a, std::pair<int64_t, int64_t> maxima) {
+  const auto [m0, m1] = maxima;
+  if (m0 == m1) return {0, 0};
+  return {std::max<int64_t>(0, a.start(m0)), std::min(a.size, a.start(m1 - 1) + a.kernel)};
+}
+
+// The blur of maxima.
+struct ForwardOfMaxima {
+  const Blur& b;
+  const Axis (&maxima)[3];
+  const Shares ds = Shares::of_outputs(b.d, b.mode, b.d_taps);
+  const Shares hs = Shares::of_outputs(b.h, b.mode, b.h_taps);
+
+  Extents in() const { return {maxima[0].size, maxima[1].size, maxima[2].size}; }
+  Extents out() const { return {b.d.out, b.h.out, b.w.out}; }
+  std::pair<int64_t, int64_t> slices(int64_t d0, int64_t d1) const {
+    return looked_at(maxima[0], ds.reach(d0, d1));
+  }
+  std::pair<int64_t, int64_t> rows(int64_t h0, int64_t h1) const {
+    return looked_at(maxima[1], hs.reach(h0, h1));
+  }
+  int64_t cost() const {
+    return b.w.out * (b.steps() + maxima[0].kernel * maxima[1].kernel + maxima[2].kernel);
+  }
+
+  template <class S, class T>
+  class Worker {
+    using V = Wide<T>;
+
+   public:
+    Worker(const ForwardOfMaxima& op, int64_t run)
+        : op_(op),
+          run_(run),
+          row_(op.b, run),
+          dense_(op.maxima, run, op.b.d.kernel * op.b.h.kernel) {}
+
+    void operator()(const Rows<S>& rows, int64_t d, int64_t h0, int64_t h1, T* to) {
+      const int64_t line = op_.b.w.out * run_;
+      for_tiles(op_.b.w.out, op_.b.w.stride * run_, [&](int64_t i0, int64_t i1, bool whole) {
+        const auto [m0, m1] = cells_of(op_.b.w, op_.b.mode, i0, i1);
+        dense_.begin(rows, m0, m1);
         for (int64_t h = h0; h < h1; ++h) {
-          find_lines(ds[d], hs[h], [&](int64_t md, int64_t mh) { return maxima(md, mh); }, lines);
-          row(lines, m0, nullptr, i0, i1, to + h * out_line + i0 * run,
-              to + (whole ? h1 : h + 1) * out_line);
+          find_lines(op_.ds[d], op_.hs[h], dense_, lines_);
+          row_(lines_, m0, nullptr, i0, i1, to + (h - h0) * line + i0 * run_,
+               to + ((whole ? h1 : h + 1) - h0) * line);
         }
       });
-    };
+    }
+
+   private:
+    const ForwardOfMaxima& op_;
+    const int64_t run_;
+    Row<V, T> row_;
+    DenseRows<S> dense_;
+    std::vector<Line<V, V>> lines_;
+  };
+};
+
+// ---- schemes ------------------------------------------------------------------------------------
+
+// Rows where they lie.
+template <class Op, class T>
+void by_rows(const Op& op, const T* x, T* y, int64_t planes, int64_t run) {
+  const Extents in = op.in(), out = op.out();
+  const int64_t threads = torch::stable::get_num_threads();
+  // What strips have in common is read, or reduced, by each.
+  int64_t strips = 1;
+  while (planes * out.d * strips < 4 * threads && out.h / (2 * strips) >= 8) strips *= 2;
+  const int64_t height = (out.h + strips - 1) / strips, line = in.w * run;
+  const T* const end = x + planes * in.cells() * run;
+  parallel(planes * out.d * strips, height * run * op.cost(), [&](int64_t item, int64_t stop) {
+    typename Op::template Worker<T, T> worker(op, run);
+    for (; item < stop; ++item) {
+      const int64_t h0 = item % strips * height, h1 = std::min(out.h, h0 + height);
+      const int64_t d = item / strips % out.d, plane = item / strips / out.d;
+      const Rows<T> rows{x + plane * in.cells() * run, end, in.h * line, line};
+      if (h0 < h1) worker(rows, d, h0, h1, y + ((plane * out.d + d) * out.h + h0) * out.w * run);
+    }
   });
+}
+
+// Planes as lanes: a vector of planes, or of channels that do not fill one, is turned in cache.
+template <class Op, class T>
+class ByLanes {
+  using V = Wide<T>;
+  static constexpr int N = kLanes<V>;
+  static constexpr int64_t kCells = (256 << 10) / int64_t(sizeof(V)) / N;
+
+ public:
+  ByLanes(const Op& op, int64_t planes, int64_t run)
+      : op_(op), in_(op.in()), out_(op.out()), planes_(planes * run), run_(run) {
+    groups_ = (planes_ + N - 1) / N;
+    const bool all = in_.cells() + out_.cells() <= 2 * kCells;
+    slices_ = all ? out_.d : 1;
+    height_ = out_.h;
+    while (height_ > 1 && !fits()) height_ = (height_ + 1) / 2;
+    strips_ = (out_.h + height_ - 1) / height_;
+  }
+
+  // Whether lanes are filled, the input is turned once, and all threads have something to do.
+  bool suits() const {
+    return run_ < N && 2 * planes_ > N && fits() && (strips_ == 1 || height_ >= 8) &&
+           items() >= std::min<int64_t>(torch::stable::get_num_threads(), 4);
+  }
+
+  void operator()(const T* x, T* y) const {
+    parallel(items(), N * slices_ * height_ * op_.cost(), [&](int64_t item, int64_t stop) {
+      Buffer<V> cells, results;
+      typename Op::template Worker<V, V> worker(op_, N);
+      for (; item < stop; ++item) {
+        const int64_t h0 = item % strips_ * height_, h1 = std::min(out_.h, h0 + height_);
+        const int64_t d0 = item / strips_ % (out_.d / slices_) * slices_;
+        const int64_t first = item / strips_ / (out_.d / slices_) * N;
+        if (h0 >= h1) continue;
+        const Rows<V> rows = gathered(x, first, d0, h0, h1, cells);
+        const int64_t slice = (h1 - h0) * out_.w;
+        V* const values = results.reserve((slices_ * slice + 2) * N);
+        for (int64_t d = d0; d < d0 + slices_; ++d)
+          worker(rows, d, h0, h1, values + (d - d0) * slice * N);
+        scatter(y, first, d0, h0, slice, values);
+      }
+    });
+  }
+
+ private:
+  int64_t items() const { return groups_ * (out_.d / slices_) * strips_; }
+
+  // Whether what a strip looks at stays in cache.
+  bool fits() const {
+    const auto [h_low, h_high] = op_.rows(0, height_);
+    const auto [d_low, d_high] = op_.slices(0, slices_);
+    return (d_high - d_low) * (h_high - h_low) * in_.w <= kCells &&
+           slices_ * height_ * out_.w <= kCells;
+  }
+
+  Rows<V> gathered(const T* x, int64_t first, int64_t d0, int64_t h0, int64_t h1,
+                   Buffer<V>& cells) const {
+    const auto [h_low, h_high] = op_.rows(h0, h1);
+    const auto [d_low, d_high] = op_.slices(d0, d0 + slices_);
+    const int64_t slice = (h_high - h_low) * in_.w;
+    V* const to = cells.reserve(((d_high - d_low) * slice + 2) * N);
+    const PlaneStarts starts{run_, in_.cells()};
+    for (int64_t d = d_low; d < d_high; ++d) {
+      const T* planes[N];
+      for (int64_t k = 0; k < N; ++k)
+        planes[k] =
+            x + starts[std::min(first + k, planes_ - 1)] + (d * in_.h + h_low) * in_.w * run_;
+      gather_planes<T, V>(planes, run_, slice, x + planes_ * in_.cells(),
+                          to + (d - d_low) * slice * N);
+    }
+    return {to, nullptr, slice * N, in_.w * N, d_low, h_low};
+  }
+
+  void scatter(T* y, int64_t first, int64_t d0, int64_t h0, int64_t slice, const V* values) const {
+    const PlaneStarts starts{run_, out_.cells()};
+    for (int64_t d = d0; d < d0 + slices_; ++d) {
+      const int64_t corner = (d * out_.h + h0) * out_.w * run_;
+      scatter_planes(values + (d - d0) * slice * N, std::min<int64_t>(N, planes_ - first), slice,
+                     [&](int64_t k, int64_t c, const Vec<V>& v, int lanes) {
+                       store_cells<T, V>(y + starts[first + k] + corner + c * run_, run_, v, lanes);
+                     });
+    }
+  }
+
+  const Op& op_;
+  const Extents in_, out_;
+  const int64_t planes_, run_;
+  int64_t groups_, slices_, height_, strips_;
+};
+
+template <class Op, class T>
+void compute(const Op& op, const T* x, T* y, int64_t planes, int64_t run) {
+  if (planes == 0) return;
+  if (const ByLanes<Op, T> lanes(op, planes, run); lanes.suits())
+    lanes(x, y);
+  else
+    by_rows(op, x, y, planes, run);
 }
 
 }  // namespace
@@ -654,8 +844,8 @@ Tensor blur_pool(const Tensor& x, const std::vector<double>& taps, const Window&
   const Planes in = dense(x, runs, w.rank);
   Planes out = empty_planes(x, w.out, w.rank, runs, x.scalar_type());
   dispatch<kFloats>(x.scalar_type(), "blur_pool", [&]<class T>() {
-    blur(static_cast<const T*>(in.tensor.const_data_ptr()),
-         static_cast<T*>(out.tensor.mutable_data_ptr()), b, in.planes, in.run);
+    compute(Forward{b}, static_cast<const T*>(in.tensor.const_data_ptr()),
+            static_cast<T*>(out.tensor.mutable_data_ptr()), in.planes, in.run);
   });
   return in_format(out.tensor, suggested, w.rank);
 }
@@ -667,8 +857,8 @@ Tensor blur_pool_backward(const Tensor& g, const std::vector<double>& taps, cons
   const Planes in = dense(g, runs, w.rank);
   Planes out = empty_planes(g, w.in, w.rank, runs, g.scalar_type());
   dispatch<kFloats>(g.scalar_type(), "blur_pool_backward", [&]<class T>() {
-    blur_backward(static_cast<const T*>(in.tensor.const_data_ptr()),
-                  static_cast<T*>(out.tensor.mutable_data_ptr()), b, out.planes, out.run);
+    compute(Backward{b}, static_cast<const T*>(in.tensor.const_data_ptr()),
+            static_cast<T*>(out.tensor.mutable_data_ptr()), out.planes, out.run);
   });
   return in_format(out.tensor, w.channels_last, w.rank);
 }
@@ -687,8 +877,8 @@ Tensor max_blur_pool(const Tensor& x, const std::vector<double>& taps, const Win
   const Planes in = dense(x, runs, w.rank);
   Planes out = empty_planes(x, w.out, w.rank, runs, x.scalar_type());
   dispatch<kFloats>(x.scalar_type(), "max_blur_pool", [&]<class T>() {
-    max_blur(static_cast<const T*>(in.tensor.const_data_ptr()),
-             static_cast<T*>(out.tensor.mutable_data_ptr()), maxima, b, in.planes, in.run);
+    compute(ForwardOfMaxima{b, maxima.apart}, static_cast<const T*>(in.tensor.const_data_ptr()),
+            static_cast<T*>(out.tensor.mutable_data_ptr()), in.planes, in.run);
   });
   return in_format(out.tensor, suggested, w.rank);
 }
