@@ -121,22 +121,23 @@ template <class V, class S>
 }
 
 // put(i, vector) of what the lines' values from `from` on give, n of them, at least one line.
+// Vectors are `step` apart: N, or so much that each is of another cell; then there are whole ones
+// only.
 template <class Op, class V, class S, class Put>
 void combine(const std::vector<Line<S, V>>& lines, int64_t from, int64_t n, const S* end,
-             const Put& put) {
+             const Put& put, int64_t step = kLanes<V>) {
   constexpr int N = kLanes<V>;
   int64_t i = 0;
   const auto blocks = [&]<int U>() {
     for (; i + U * N <= n; i += U * N) {
+      const int64_t at = from + i / N * step;
       Vec<V> v[U];
-      const S* p = lines[0].at + from + i;
       POOLKIT_UNROLL
-      for (int u = 0; u < U; ++u) v[u] = Op::first(load_as<V>(p + u * N), lines[0].weight);
-      for (size_t l = 1; l < lines.size(); ++l) {
-        p = lines[l].at + from + i;
-        POOLKIT_UNROLL
-        for (int u = 0; u < U; ++u) v[u] = Op::next(v[u], load_as<V>(p + u * N), lines[l].weight);
-      }
+      for (int u = 0; u < U; ++u)
+        v[u] = Op::first(load_as<V>(lines[0].at + at + u * step), lines[0].weight);
+      for (size_t l = 1; l < lines.size(); ++l) POOLKIT_UNROLL
+      for (int u = 0; u < U; ++u)
+        v[u] = Op::next(v[u], load_as<V>(lines[l].at + at + u * step), lines[l].weight);
       POOLKIT_UNROLL
       for (int u = 0; u < U; ++u) put(i + u * N, v[u]);
     }
@@ -172,6 +173,27 @@ struct Staged {
 
   void operator()(int64_t i, const Vec<V>& v) const { store(to + i, v); }
 };
+
+// Into one vector of each of cells that are `step` apart.
+template <class T, class V>
+struct Strided {
+  T* to;
+  int64_t step;
+
+  void operator()(int64_t i, const Vec<V>& v) const { write<T, V>(to + i / kLanes<V> * step, v); }
+};
+
+// Calls f(c) for the vectors of a run of at least one.
+template <class V, class F>
+void for_vectors(int64_t run, const F& f) {
+  for (int64_t c = 0; c < run; c += kLanes<V>) {
+    c = std::min(c, run - kLanes<V>);  // the last overlaps the one before
+    f(c);
+  }
+}
+
+// Runs of fewer vectors are worked through vector by vector, and longer ones cell by cell.
+constexpr int64_t kFewVectors = 4;
 
 // ---- geometry -----------------------------------------------------------------------------------
 
@@ -265,6 +287,14 @@ class Row {
     const int64_t positions = (i1 - 1 - i0) * s + a_.kernel;
     V* const sums = sums_.reserve(positions * run_ + 3 * N);
     down(lines, first, end, start, positions, sums);
+    if (s > 1 && run_ >= N && run_ < kFewVectors * N) {
+      for_vectors<V>(run_, [&](int64_t c) {
+        for (int64_t t = 0; t < a_.kernel; ++t) along_[size_t(t)].at = sums + t * run_ + c;
+        combine<WeightedSum, V, V>(along_, 0, (i1 - i0) * N, nullptr, Strided<T, V>{to + c, run_},
+                                   s * run_);
+      });
+      return;
+    }
     if (s > 1 && run_ >= N) {
       for (int64_t i = 0; i < i1 - i0; ++i) {
         for (int64_t t = 0; t < a_.kernel; ++t) along_[size_t(t)].at = sums + (i * s + t) * run_;
@@ -439,12 +469,17 @@ class AdjointRow {
       for (int64_t t = a_.kernel - 1; t >= 0; --t)
         along_.push_back({sums_.get() + (p0 - t - low) * run_, V(b_.w_taps[t])});
       put_along((c1 - c0) * run_, to, to_end);
-    } else if (run_ >= N) {
-      for (int64_t p = p0; p < p1; ++p, to += run_) {
+    } else if (run_ >= kFewVectors * N) {
+      for (int64_t p = p0; p < p1; ++p) {
         find_holders(p % s, p / s - low);
-        put_along(run_, to, to_end);
+        put_along(run_, to + (p - p0) * run_, to_end);
       }
-      to -= (c1 - c0) * run_;
+    } else if (run_ >= N) {
+      for (int64_t p = p0; p < std::min(p1, p0 + s); ++p)
+        for_vectors<V>(run_, [&](int64_t c) {
+          find_holders(p % s, p / s - low);
+          put_every(p1 - p, c, to + (p - p0) * run_ + c);
+        });
     } else {
       by_phases(p0, p1, low, high, to, to_end);
     }
@@ -458,6 +493,16 @@ class AdjointRow {
       for (int64_t i = 0; i < n; i += N) sink(i, Vec<V>{});
     else
       combine<WeightedSum, V, V>(along_, 0, n, nullptr, sink);
+  }
+
+  // Vector c of every stride-th of `cells` cells.
+  void put_every(int64_t cells, int64_t c, T* to) const {
+    const int64_t n = (cells + a_.stride - 1) / a_.stride * N;
+    const Strided<T, V> put{to, a_.stride * run_};
+    if (along_.empty())
+      for (int64_t i = 0; i < n; i += N) put(i, Vec<V>{});
+    else
+      combine<WeightedSum, V, V>(along_, c, n, nullptr, put, run_);
   }
 
   // The lines that a position of phase `phase` adds up, of outputs up to the one at `place`.
