@@ -32,7 +32,8 @@ def fixed(x):
     values, indices = F.max_pool2d_with_indices(x, 3, 2, 1, 1, True)
     return (values, indices, F.avg_pool2d(x, 3, 2, "same"), F.lp_pool2d(x, 2, 2),
             F.lp_pool2d(x, 3, 2, absolute=True), F.lp_pool2d(x, float("inf"), 2),
-            F.max_pool2d(x, 3, 2, 1, padding_mode="reflect"))  # fmt: skip
+            F.max_pool2d(x, 3, 2, 1, padding_mode="reflect"), F.blur_pool2d(x),
+            F.max_blur_pool2d(x, 3, 2, 1, padding_mode="replicate"))  # fmt: skip
 
 
 def beyond(x):

@@ -44,6 +44,7 @@ class EveryFamily(torch.nn.Module):
             nn.MaxPool2d(3, 2, 1), nn.MaxPool2d(2, padding=1, padding_mode="reflect"),
             nn.AvgPool2d(3, 2, 1, True, False), nn.LPPool2d(2, 2), nn.LPPool2d(3, 2, absolute=True),
             nn.AdaptiveAvgPool2d((3, 2)), nn.GlobalAvgPool2d(), nn.GlobalMaxPool2d(flatten=True),
+            nn.BlurPool2d(), nn.MaxBlurPool2d(3, 2, 1),
         ])  # fmt: skip
 
     def forward(self, x):

@@ -15,8 +15,9 @@ from poolkit.testing import assert_bit_equal, sample
 
 # Modules that no class of torch could stand for.
 BEYOND_TORCH = (
-    "DepthToSpace", "FractionalAvg", "FractionalMaxPool1d", "GeM", "GlobalAvgMax",
-    "GlobalCatAvgMax", "GlobalGeM", "Polyphase", "ResNetD", "SpaceToDepth", "StridedConv",
+    "Blur", "DepthToSpace", "FractionalAvg", "FractionalMaxPool1d", "GeM", "GlobalAvgMax",
+    "GlobalCatAvgMax", "GlobalGeM", "MaxBlur", "Polyphase", "ResNetD", "SpaceToDepth",
+    "StridedConv",
 )  # fmt: skip
 FRACTIONAL = [name for name in nn.__all__ if name.startswith("Fractional")]
 
@@ -29,6 +30,7 @@ MODULES = [
     nn.GlobalAvgPool2d(flatten=True), nn.GlobalMaxPool1d(), nn.MaxUnpool2d(2, duplicates="sum"),
     nn.FractionalMaxPool2d(2, output_ratio=0.5), nn.FractionalMaxPool3d(2, 3),
     nn.FractionalMaxPool1d(2, 3), nn.FractionalAvgPool2d(2, output_ratio=0.5),
+    nn.BlurPool2d((3, 5)), nn.BlurPool3d(filter=torch.ones(2)), nn.MaxBlurPool1d(3, 2, 1, blur=4),
 ]  # fmt: skip
 
 

@@ -15,6 +15,14 @@ from .avg import (
     global_avg_pool2d,
     global_avg_pool3d,
 )
+from .blur import (
+    blur_pool1d,
+    blur_pool2d,
+    blur_pool3d,
+    max_blur_pool1d,
+    max_blur_pool2d,
+    max_blur_pool3d,
+)
 from .depth import (
     depth_to_space1d,
     depth_to_space2d,
@@ -99,6 +107,9 @@ __all__ = [
     "avg_pool1d",
     "avg_pool2d",
     "avg_pool3d",
+    "blur_pool1d",
+    "blur_pool2d",
+    "blur_pool3d",
     "depth_to_space1d",
     "depth_to_space2d",
     "depth_to_space3d",
@@ -132,6 +143,9 @@ __all__ = [
     "lp_pool1d",
     "lp_pool2d",
     "lp_pool3d",
+    "max_blur_pool1d",
+    "max_blur_pool2d",
+    "max_blur_pool3d",
     "max_pool1d",
     "max_pool1d_with_indices",
     "max_pool2d",

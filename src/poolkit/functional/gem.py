@@ -11,8 +11,8 @@ from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from .. import ops
 from ..errors import ArgumentError, DtypeError
-from ..window import Ints, Padding, Window, is_clipped, overhang
-from .common import FLOATS, Padded, adaptive, check_input, check_mode, documented, fixed, widened
+from ..window import Ints, Padding, Window, check_mode, is_clipped, overhang
+from .common import FLOATS, Padded, adaptive, check_input, documented, fixed, widened
 from .lp import exponent
 
 Exponent = float | Tensor

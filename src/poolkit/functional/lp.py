@@ -9,12 +9,11 @@ from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from .. import ops
 from ..errors import ArgumentError
-from ..window import Ints, Padding, is_bool
+from ..window import Ints, Padding, check_mode, is_bool
 from .common import (
     FLOATS,
     ORDERED,
     Padded,
-    check_mode,
     differs,
     documented,
     fixed,

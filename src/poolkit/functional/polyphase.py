@@ -12,7 +12,7 @@ from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from .. import ops
 from ..errors import ArgumentError, DtypeError
-from ..window import Ints, as_ints, spatial
+from ..window import Ints, as_ints, sources, spatial
 from .common import FLOATS, check_input, check_tensor, documented, readable, widened
 from .lp import exponent
 
@@ -63,9 +63,7 @@ def _phases(x: Tensor, strides: tuple[int, ...]) -> Tensor:
 
 def _circular(size: int, extent: int, device: torch.device) -> Tensor:
     """The cells of a circle of ``extent`` cells, ``size`` of them from the first one on."""
-    # A tensor, because the exporter to ONNX takes no symbolic number for a divisor.
-    around = torch.full((), extent, dtype=torch.int64, device=device)
-    return torch.arange(size, device=device) % around
+    return sources("circular", extent, torch.arange(size, device=device))
 
 
 def _rounded_up(sizes: Sequence[int], strides: tuple[int, ...]) -> list[int]:

@@ -1,5 +1,13 @@
 """Pooling modules: those of `torch.nn` by torch's names, and those that torch lacks."""
 
+from .blur import (
+    BlurPool1d,
+    BlurPool2d,
+    BlurPool3d,
+    MaxBlurPool1d,
+    MaxBlurPool2d,
+    MaxBlurPool3d,
+)
 from .conv import (
     ResNetDShortcut,
     StridedConv1d,
@@ -77,6 +85,9 @@ __all__ = [
     "AvgPool1d",
     "AvgPool2d",
     "AvgPool3d",
+    "BlurPool1d",
+    "BlurPool2d",
+    "BlurPool3d",
     "DepthToSpace1d",
     "DepthToSpace2d",
     "DepthToSpace3d",
@@ -107,6 +118,9 @@ __all__ = [
     "LPPool1d",
     "LPPool2d",
     "LPPool3d",
+    "MaxBlurPool1d",
+    "MaxBlurPool2d",
+    "MaxBlurPool3d",
     "MaxPool1d",
     "MaxPool2d",
     "MaxPool3d",

@@ -15,10 +15,8 @@ class Pool(torch.nn.Module):
     _rank: ClassVar[int]
     # What torch lacks: `repr` shows it, unless it is the default, an attribute of the class.
     _own: ClassVar[tuple[str, ...]] = ()
-    # What its constructor takes, as a sentence of the docstring.
-    _constructor: ClassVar[str] = (
-        "The constructor takes what is no tensor, in the order of ``torch.nn``."
-    )
+    # What its constructor takes, as a sentence of the docstring, where that does not say it.
+    _constructor: ClassVar[str] = ""
     padding: Any  # wider than any stock class has it
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -28,9 +26,11 @@ class Pool(torch.nn.Module):
         if "_function" in cls.__dict__:
             name = cls._function.__name__
             cls._rank = int(name[-2])
+            order = ", in the order of ``torch.nn``" if hasattr(torch.nn, cls.__name__) else ""
+            constructor = cls._constructor or f"The constructor takes what is no tensor{order}."
             cls.__doc__ = f"""The module of :func:`poolkit.functional.{name}`.
 
-    {cls._constructor}
+    {constructor}
 
     {cls._function.__doc__}"""
 

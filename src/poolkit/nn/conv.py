@@ -6,12 +6,13 @@ import torch
 from torch import Tensor
 
 from ..errors import ArgumentError
-from ..functional.common import Padded, check_mode, fixed
+from ..functional.common import Padded, fixed
 from ..window import (
     Ints,
     Padding,
     as_int,
     as_ints,
+    check_mode,
     is_omitted,
     is_sequence,
     normalise_padding,

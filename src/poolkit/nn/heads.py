@@ -9,9 +9,8 @@ from torch import Tensor
 
 from .. import functional as F
 from ..errors import ArgumentError
-from ..functional.common import check_mode
 from ..functional.gem import check_eps, check_exponent
-from ..window import Ints, Padding, as_int, as_ints, is_omitted, normalise_padding
+from ..window import Ints, Padding, as_int, as_ints, check_mode, is_omitted, normalise_padding
 from .base import Pool
 
 

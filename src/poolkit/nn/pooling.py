@@ -15,10 +15,9 @@ import torch
 from torch import Tensor
 
 from .. import functional as F
-from ..functional.common import check_mode
 from ..functional.graham import size_or_ratio
 from ..functional.unpool import check_duplicates
-from ..window import Ints, Padding, as_ints
+from ..window import Ints, Padding, as_ints, check_mode
 from .base import Pool
 
 

@@ -1,5 +1,6 @@
 """Every operator in plain torch: slow and obviously right, the specification of the kernels."""
 
+from .blur import blur_pool, blur_pool_backward, max_blur_pool
 from .core import (
     add_at,
     avg_pool,
@@ -24,6 +25,8 @@ __all__ = [
     "add_at",
     "avg_pool",
     "avg_pool_backward",
+    "blur_pool",
+    "blur_pool_backward",
     "depth_to_space",
     "fractional_avg_pool",
     "fractional_avg_pool_backward",
@@ -32,6 +35,7 @@ __all__ = [
     "global_avg_max_pool",
     "global_cat_avg_max_pool",
     "lp_pool",
+    "max_blur_pool",
     "max_pool",
     "max_unpool",
     "pick",
