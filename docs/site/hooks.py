@@ -35,6 +35,7 @@ NAVIGATION = [
     {"Adopting poolkit": "adopting.md"},
     {"ONNX": "onnx.md"},
     {"The lesson": [{"Pooling, live": "lesson.md"}, {"Pooling, 직접 돌려 보기": "lesson.ko.md"}]},
+    {"An experiment": "experiment.md"},
     {
         "Operators": [
             {"All of them": "operators.md"},
