@@ -1,13 +1,14 @@
 """ONNX: what ``torch.onnx.export`` writes in place of the raw operators.
 
 While a model is exported, `poolkit.ops` calls the functions of :data:`LOWERED` and not its kernels.
-They are torch code around three operators of ONNX, which ``torch.onnx.ops.symbolic`` writes:
+They are torch code around operators of ONNX, which ``torch.onnx.ops.symbolic`` writes:
 
 - *windows*: MaxPool, AveragePool, LpPool. Ceil mode, whose last window ONNX's versions disagree on,
   never appears: the padding after the input is what makes the floor formula give the same number of
   windows. ONNX Runtime wants padding smaller than the kernel; more of it is a Pad before.
 - *cells*: where no such operator says it (adaptive windows of unequal size, dilated averages,
   dtypes without a kernel), a Gather of the cells of every window and a reduction, axis by axis.
+- *blurs*: a Pad and a Conv of every channel by itself, or sums of slices.
 
 Every operator that is written exists since opset 18, with the same meaning up to the latest.
 """
@@ -426,39 +427,59 @@ def _l2_pool(x: Tensor, packed: Packed) -> Tensor:
 
 
 def _blur_pool(x: Tensor, taps: Sequence[float], packed: Packed) -> Tensor:
-    """Axis by axis the weighted sum of every stride-th cell from tap 0 on, from tap 1 on, ..."""
     window = unpack(packed)[0]
-    y, used = plain(x), 0
-    for dim, axis in enumerate(window.axes, x.dim() - window.rank):
-        y = _padded_along(y, dim, axis, window.padding_mode)
-        reach = (axis.out - 1) * axis.stride + 1
-        size = (*y.shape[:dim], axis.out, *y.shape[dim + 1 :])
-        terms = [
-            _sliced(y, dim, t, t + reach, axis.stride, size) * taps[used + t]
-            for t in range(axis.kernel)
-        ]
-        y, used = sum(terms[1:], terms[0]), used + axis.kernel
+    filters, used = [], 0
+    for axis in window.axes:
+        filters.append(taps[used : used + axis.kernel])
+        used += axis.kernel
+    y = _surrounded(plain(x), window)
+    # ONNX Runtime has a convolution for one dtype, and its weights need the number of channels.
+    if y.dtype is torch.float32 and type(y.shape[-window.rank - 1]) is int:
+        return _convolved(y, filters, window).to(x.dtype)
+    for dim, (axis, weights) in enumerate(
+        zip(window.axes, filters, strict=True), x.dim() - window.rank
+    ):
+        shape = (*y.shape[:dim], axis.out, *y.shape[dim + 1 :])
+        terms = [_every(y, dim, t, axis, shape) * weight for t, weight in enumerate(weights)]
+        y = sum(terms[1:], terms[0])
     return y.to(x.dtype)
 
 
-def _sliced(x: Tensor, dim: int, start: int, end: int, step: int, shape: Sequence[int]) -> Tensor:
-    ends = torch.scalar_tensor(end, dtype=torch.int64).reshape(1)
-    starts, dims, steps = (torch.tensor([n]) for n in (start, dim, step))
-    return _node("Slice", (x, starts, ends, dims, steps), {}, shape)
-
-
-def _padded_along(x: Tensor, dim: int, axis: Axis, mode: str) -> Tensor:
-    if axis.before == 0 and axis.after == 0:
+def _surrounded(x: Tensor, window: Window) -> Tensor:
+    """``x`` with the padding of a blur around it."""
+    axes, first = window.axes, x.dim() - window.rank
+    if not any(axis.before or axis.after for axis in axes):
         return x
-    size = axis.before + axis.size + axis.after
-    if mode == "circular":  # ONNX's Pad has it from opset 19 on
-        before = x.narrow(dim, axis.size - axis.before, axis.before)
-        return torch.cat([before, x, x.narrow(dim, 0, axis.after)], dim)
-    pads = [0] * (2 * x.dim())
-    pads[dim], pads[x.dim() + dim] = axis.before, axis.after
-    name = {"zeros": "constant", "reflect": "reflect", "replicate": "edge"}[mode]
-    shape = (*x.shape[:dim], size, *x.shape[dim + 1 :])
-    return _node("Pad", (x, torch.tensor(pads)), {"mode": name}, shape)
+    if window.padding_mode == "circular":  # ONNX's Pad has it from opset 19 on
+        for dim, axis in enumerate(axes, first):
+            before = x.narrow(dim, axis.size - axis.before, axis.before)
+            x = torch.cat([before, x, x.narrow(dim, 0, axis.after)], dim)
+        return x
+    mode = {"zeros": "constant", "reflect": "reflect", "replicate": "edge"}[window.padding_mode]
+    lead = [0] * first
+    pads = torch.tensor([*lead, *(a.before for a in axes), *lead, *(a.after for a in axes)])
+    shape = (*x.shape[:first], *(a.before + a.size + a.after for a in axes))
+    return _node("Pad", (x, pads), {"mode": mode}, shape)
+
+
+def _convolved(x: Tensor, filters: Sequence[Sequence[float]], window: Window) -> Tensor:
+    """Every channel by itself with the product of the filters."""
+    kernel = torch.ones((), dtype=torch.float64)
+    for weights in filters:
+        kernel = kernel.unsqueeze(-1) * torch.tensor(weights, dtype=torch.float64)
+    batched = x if x.dim() == window.rank + 2 else x.unsqueeze(0)
+    channels = batched.shape[1]
+    kernels = kernel.to(x.dtype).expand(channels, 1, *kernel.shape).contiguous()
+    attributes = {"group": channels, "strides": [axis.stride for axis in window.axes]}
+    y = _node("Conv", (batched, kernels), attributes, window.output_shape(batched.shape))
+    return y if batched is x else y.squeeze(0)
+
+
+def _every(x: Tensor, dim: int, start: int, axis: Axis, shape: Sequence[int]) -> Tensor:
+    """Every stride-th of the cells from ``start`` on, for as many outputs as the axis has."""
+    end = torch.scalar_tensor(start + (axis.out - 1) * axis.stride + 1, dtype=torch.int64)
+    starts, dims, steps = (torch.tensor([n]) for n in (start, dim, axis.stride))
+    return _node("Slice", (x, starts, end.reshape(1), dims, steps), {}, shape)
 
 
 def _max_blur_pool(x: Tensor, taps: Sequence[float], dense: Packed, packed: Packed) -> Tensor:

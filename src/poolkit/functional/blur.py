@@ -203,13 +203,13 @@ _BLUR = """Low-pass filter, then stride: downsampling that a shift of the input 
 
 _MAX_BLUR = """Maximum of every window, low-pass filter, then stride: max pooling without aliasing.
 
-    .. math:: y = \\operatorname{blur\\_pool}_{k_b, s}(z), \\quad
-              z_i = \\max_{m \\in R_i} x_m
+    .. math:: y_i = \\sum_{t=0}^{k-1} f_t \\, z_{is - b + t}, \\quad
+              z_j = \\max_{m \\in R_j} x_m
 
-    where ``z`` is the maximum at every place, with stride 1 (MaxBlurPool): what
+    along each axis in turn, where ``z`` is the maximum at every place (MaxBlurPool): what
     ``max_pool{n}d(kernel_size, stride, padding)`` computes, but blurred before it drops all but
-    every ``stride``-th place. The sizes are the same, so that one takes the other's place. (Its
-    ``ceil_mode`` is ``stride - 1`` more cells of padding behind the input.)
+    every ``stride``-th place. The sizes are the same, so that one takes the other's place.
+    (``ceil_mode``, where it adds a window, is ``stride - 1`` more cells of padding behind.)
 
     Args:
         input: ``(N, C, {cells})`` or ``(C, {cells})``, contiguous or channels-last.
