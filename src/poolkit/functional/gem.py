@@ -47,8 +47,7 @@ def _gem_pool(
     if is_compiling() or any(is_clipped(axis) for axis in window.axes):
         ones = x.new_ones([axis.size for axis in window.axes])
         count = _taps(ones, window).sum(0)
-    cells, most = _taps(x, window), ops.max_pool(x.detach(), window)
-    y = _mean(cells, most, _per_channel(p, rank), count).to(dtype)
+    y = _mean(_taps(x, window), _per_channel(p, rank), count).to(dtype)
     return y.contiguous(memory_format=layout)
 
 
@@ -59,10 +58,9 @@ def _global_gem_pool(where: str, rank: int, x: Tensor, p: Any, eps: Any) -> Tens
     wide = widened(ops.keep_strides(x)).clamp(min=low)
     if not isinstance(p, Tensor) and p == math.inf:
         return ops.max_pool(wide, window).to(x.dtype)
-    most = ops.max_pool(wide.detach(), window)
-    cells = wide.flatten(-rank).movedim(-1, 0)
-    y = _mean(cells, most.flatten(-rank).squeeze(-1), _per_channel(p, 0), window.taps)
-    return y.reshape(most.shape).to(x.dtype).contiguous(memory_format=suggest_memory_format(x))
+    y = _mean(wide.flatten(-rank).movedim(-1, 0), _per_channel(p, 0), window.taps)
+    y = y.reshape(window.output_shape(x.shape)).to(x.dtype)
+    return y.contiguous(memory_format=suggest_memory_format(x))
 
 
 def _taps(x: Tensor, window: Window) -> Tensor:
@@ -84,14 +82,15 @@ def _per_channel(p: Exponent, after: int) -> Exponent:
     return p.reshape(-1, *(1,) * after) if isinstance(p, Tensor) else p
 
 
-def _mean(cells: Tensor, most: Tensor, p: Exponent, count: int | Tensor) -> Tensor:
-    """The generalised mean along the first axis, whose maximum is ``most``; zeros do not count.
+def _mean(cells: Tensor, p: Exponent, count: int | Tensor) -> Tensor:
+    """The generalised mean along the first axis, of which zeros do not count.
 
     The maximum is taken out: no power overflows, and the largest is 1. The result does not depend
     on it, so it hands on no gradient.
     """
     p = p.to(cells.dtype) if isinstance(p, Tensor) else p
-    most = most.clamp(max=torch.finfo(most.dtype).max)  # out of an infinity, infinity is left
+    # Out of an infinity, infinity is left.
+    most = cells.detach().amax(0).clamp(max=torch.finfo(cells.dtype).max)
     shares = cells / most
     # Padding, and what vanishes beside the maximum: derivatives by p would take its logarithm.
     gone = shares == 0
