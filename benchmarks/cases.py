@@ -44,8 +44,8 @@ class Case:
 
     @property
     def family(self) -> str:
-        """`max`, `avg` or `lp`."""
-        return self.function.removeprefix("adaptive_").split("_")[0]
+        """`max`, `avg`, `lp`, `blur` or `max_blur`."""
+        return self.function.removeprefix("adaptive_").partition("_pool")[0]
 
     @property
     def rank(self) -> int:
@@ -64,11 +64,12 @@ def _pool(
     """A fixed window; `args` are kernel, stride, padding and what else torch's signature has."""
     rank = len(shape) - 1
     numbers = args[1:] if family == "lp" else args
-    label = f"{family} {'/'.join(str(n) for n in numbers[:3] if type(n) is int)}".removesuffix("/0")
+    words = family.replace("_", " ")
+    label = f"{words} {'/'.join(str(n) for n in numbers[:3] if type(n) is int)}".removesuffix("/0")
     label += f" {note}" if note else ""
-    words = (network, "x".join(map(str, _folded(shape))), label)
+    parts = (network, "x".join(map(str, _folded(shape))), label)
     return Case(
-        name="-".join(words).lower().replace("/", "-").replace(" ", "-"),
+        name="-".join(parts).lower().replace("/", "-").replace(" ", "-"),
         network=network,
         function=f"{family}_pool{rank}d",
         label=label,
@@ -134,6 +135,8 @@ CASES: tuple[Case, ...] = (
     _adaptive("Adaptive", "max", (512, 20, 20), 7),
     _adaptive("Adaptive", "avg", (256, 28, 28), 6),
     _adaptive("Adaptive", "max", (256, 28, 28), 6),
+    _pool("Antialiased", "blur", (256, 56, 56), 3, 2),
+    _pool("Antialiased", "max_blur", (64, 112, 112), 2, 2),
     _pool("Lp", "lp", (64, 56, 56), 2, 3, 2, note="p2"),
     _pool("Sequence", "max", (192, 65536), 8, 1, 0, 3, note="dilation 3", **_ONE),
     _pool("Sequence", "avg", (256, 32000), 5, 4, 2, **_ONE),

@@ -191,8 +191,9 @@ class Checker:
     @functools.cached_property
     def _bound(self) -> Tensor:
         point, x = self._point, self._x
-        # Absolute values would change which cells win a maximum.
-        magnitude = x if point.case.family == "max" else x.abs()
+        # Absolute values would change which cells win a maximum, and get its gradient.
+        chosen = point.phase == "backward" and "max" in point.case.family
+        magnitude = x if chosen else x.abs()
         size = POOLKIT.prepare(point, magnitude, self._upstream.abs())().detach().float()
         count, eps = steps(point.case, x.dtype)
         # Nothing is closer than the smallest number and a rounding on either side.

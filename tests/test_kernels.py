@@ -596,6 +596,10 @@ def test_large_overlapping_windows(kernel, dtype):
 
 
 if __name__ == "__main__":
+    from test_blur import check as check_blur
+
     for half in FLOATS[2:]:
         check_every_half(half)
+    for seed in range(500, 500 + int(sys.argv[1])):
+        check_blur(seed)
     print(cpu.isa(), sum(check(seed) != 0 for seed in range(2000, 2000 + int(sys.argv[1]))))

@@ -265,6 +265,29 @@ def unpoolings(draw):
     return title, call, (x, indices), lambda got, call, *args: exact(*got, call(*args))
 
 
+@st.composite
+def blurs(draw):
+    rank, shape = draw(shapes())
+    x = values(shape, draw(st.sampled_from(FLOATS)), draw(st.integers(0, 99)))
+
+    def each(low, high):
+        return draw(st.lists(st.integers(low, high), min_size=rank, max_size=rank))
+
+    arguments = {"stride": each(1, 3), "padding_mode": draw(st.sampled_from(sorted({*MODES})))}
+    if draw(st.booleans()):
+        name = f"blur_pool{rank}d"
+        arguments |= {"kernel_size": each(1, 5), "padding": draw(st.none() | st.just(each(0, 2)))}
+    else:
+        name = f"max_blur_pool{rank}d"
+        arguments |= {"kernel_size": each(1, 3), "blur": each(1, 4)}
+
+    def call(x):
+        return getattr(F, name)(x, **arguments)
+
+    title = f"{name} {describe(x)} {arguments}"
+    return title, call, (x,), lambda got, call, x: torch.testing.assert_close(*got, call(x))
+
+
 def possible(case):
     _, call, args, _ = case
     try:
@@ -274,7 +297,7 @@ def possible(case):
     return True
 
 
-cases = (maxima() | averages() | norms() | unpoolings()).filter(possible)
+cases = (maxima() | averages() | norms() | blurs() | unpoolings()).filter(possible)
 
 
 def one_node(opset):
@@ -342,6 +365,7 @@ SPECIAL = {
     "the same, dilated": lambda x: F.avg_pool2d(x, 3, 2, 1, True, False, dilation=2),
     "unequal windows": lambda x: F.adaptive_avg_pool2d(x, 3),
     "integers": lambda x: F.avg_pool2d((x * 2.0**58).long(), 3, 2, 1, count_include_pad=False),
+    "a blur of float64": lambda x: F.blur_pool2d(x.double(), (2, 3), (1, 2)),
     "a norm clipped": lambda x: F.lp_pool2d(x, 2, 2, ceil_mode=True),
 }
 
@@ -357,7 +381,7 @@ def test_special_geometries(what, node_by_node):
 
 def test_drawn_geometries_node_by_node(node_by_node):
     @settings(derandomize=True, deadline=None, database=None, max_examples=300 * TIMES)
-    @given(maxima() | averages() | norms())
+    @given(maxima() | averages() | norms() | blurs())
     def check(case):
         title, call, args, check_results = case
         assume(possible(case))
@@ -412,6 +436,9 @@ DYNAMIC = [
     lambda x: F.max_pool2d(x, 2, 5, 1, ceil_mode=True),
     lambda x: F.max_pool2d(x, 3, 2, "same", dilation=2),
     lambda x: F.max_pool2d(x, 2, 1, [(0, 3), (3, 0)], dilation=4),
+    lambda x: F.blur_pool2d(x, 4, 2),
+    lambda x: F.blur_pool2d(x, 3, 2, padding_mode="circular"),
+    lambda x: F.max_blur_pool2d(x, 3, 2, 1, padding_mode="replicate"),
     lambda x: F.avg_pool2d(x, 3, 2, 1),
     lambda x: F.avg_pool2d(x, 3, 2, 1, ceil_mode=True),
     lambda x: F.avg_pool2d(x, 3, 2, 1, ceil_mode=True, count_include_pad=False),
@@ -547,8 +574,9 @@ def test_exported_program():
         assert_same(got, expected)
 
 
-def test_export_leaves_eager_calls_alone():
+def test_export_leaves_eager_calls_alone(monkeypatch):
     """Windows that were made for an export, of symbolic sizes or none, serve no call after it."""
+    monkeypatch.setattr(common, "_windows", {})  # other tests have pooled tensors of this shape
     x = torch.randn(1, 2, 10, 10)
     exported(Calls((lambda x: F.max_pool2d(x, 5), 1)), x)
     (window,) = [w for key, w in common._windows.items() if key[2] == x.shape] or [None]

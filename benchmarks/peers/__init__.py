@@ -1,9 +1,8 @@
 """Who takes part. A peer is one class: what it is, whether it can run here, how it runs a point."""
 
-import torch.nn.functional
-
 import poolkit.functional
 
+from .. import stock
 from .base import Eager, Peer, Unsupported
 from .compiled import Compiled
 from .jax import JAX
@@ -17,7 +16,7 @@ POOLKIT = Eager("poolkit", poolkit.functional)
 PEERS: dict[str, Peer] = {
     peer.name: peer
     for peer in (
-        Eager("torch", torch.nn.functional),
+        Eager("torch", stock),
         Compiled(),
         OneDNN(),
         OnnxRuntime(),

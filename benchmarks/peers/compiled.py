@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import torch
 import torch._dynamo
-import torch.nn.functional
 from torch import Tensor
 
+from .. import stock
 from ..cases import Point
 from .base import Peer, laid_out_like, with_autograd
 
@@ -30,6 +30,6 @@ class Compiled(Peer):
 
     def prepare(self, point: Point, x: Tensor, upstream: Tensor) -> Callable[[], Tensor]:
         torch._dynamo.reset()  # what other points left behind would count as recompilations
-        function, args = getattr(torch.nn.functional, point.case.function), point.case.args
+        function, args = getattr(stock, point.case.function), point.case.args
         compiled = torch.compile(lambda x: function(x, *args), dynamic=False)
         return with_autograd(point, compiled, x, laid_out_like(upstream))

@@ -8,7 +8,9 @@ import torch
 
 import poolkit.functional
 
+from .. import stock
 from ..cases import Point
+from .base import Unsupported
 
 
 @dataclass(frozen=True)
@@ -57,11 +59,13 @@ def arguments(point: Point) -> dict[str, Any]:
 
 
 def output_shape(point: Point) -> tuple[int, ...]:
-    return tuple(point.case(torch.nn.functional, torch.empty(point.shape, device="meta")).shape)
+    return tuple(point.case(stock, torch.empty(point.shape, device="meta")).shape)
 
 
 def geometry(point: Point) -> Geometry | None:
     """None for adaptive windows of different sizes."""
+    if "blur" in point.case.family:
+        raise Unsupported("has no blur")
     given, rank = arguments(point), point.case.rank
     size, out = point.case.shape[1:], output_shape(point)[2:]
 

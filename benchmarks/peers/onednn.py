@@ -26,7 +26,9 @@ class OneDNN(Peer):
             raise Unsupported("torch makes mkldnn tensors in the order NCHW alone")
         if point.case.rank == 1:
             raise Unsupported("torch has no 1-D pooling of mkldnn tensors")
-        function = getattr(torch.nn.functional, point.case.function)
+        function = getattr(torch.nn.functional, point.case.function, None)
+        if function is None:
+            raise Unsupported("torch has no such function")
         return with_autograd(
             point, function, x.to_mkldnn(), lambda y: upstream.to_mkldnn(), *point.case.args
         )

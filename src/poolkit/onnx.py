@@ -1,13 +1,14 @@
 """ONNX: what ``torch.onnx.export`` writes in place of the raw operators.
 
 While a model is exported, `poolkit.ops` calls the functions of :data:`LOWERED` and not its kernels.
-They are torch code around three operators of ONNX, which ``torch.onnx.ops.symbolic`` writes:
+They are torch code around operators of ONNX, which ``torch.onnx.ops.symbolic`` writes:
 
 - *windows*: MaxPool, AveragePool, LpPool. Ceil mode, whose last window ONNX's versions disagree on,
   never appears: the padding after the input is what makes the floor formula give the same number of
   windows. ONNX Runtime wants padding smaller than the kernel; more of it is a Pad before.
 - *cells*: where no such operator says it (adaptive windows of unequal size, dilated averages,
   dtypes without a kernel), a Gather of the cells of every window and a reduction, axis by axis.
+- *blurs*: a Pad and a Conv of every channel by itself, or sums of slices.
 
 Every operator that is written exists since opset 18, with the same meaning up to the latest.
 """
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from .errors import ArgumentError
 from .norms import composed
-from .window import Axis, Packed, Window, spans, unpack
+from .window import Axis, Packed, Window, overhang, spans, unpack
 
 __all__ = ["decompositions"]
 
@@ -135,22 +136,16 @@ def _is_floor(axis: Axis) -> bool:
     return _known(axis.out == room // axis.stride + 1)
 
 
-def _overhang(axis: Axis) -> int:
-    """How far the last window of a fixed axis reaches beyond the input."""
-    reach = (axis.out - 1) * axis.stride + axis.dilation * (axis.kernel - 1) + 1
-    return reach - axis.before - axis.size
-
-
 def _is_whole(axis: Axis) -> bool:
     """Whether every window of a fixed axis ends inside the padded extent."""
-    return _is_floor(axis) or _known(_overhang(axis) <= axis.after)
+    return _is_floor(axis) or _known(overhang(axis) <= axis.after)
 
 
 def _padding(axis: Axis) -> tuple[int, int]:
     """The padding with which ``floor`` gives ``out`` windows."""
     if _is_floor(axis):
         return axis.before, axis.after
-    after: int = torch.sym_max(_overhang(axis), 0)  # type: ignore[no-untyped-call]  # torch's
+    after: int = torch.sym_max(overhang(axis), 0)  # type: ignore[no-untyped-call]  # torch's
     return axis.before, after
 
 
@@ -434,6 +429,66 @@ def _lp_pool(x: Tensor, p: float, packed: Packed) -> Tensor:
     return (total if absolute else total * window.taps).sqrt().to(x.dtype)
 
 
+def _blur_pool(x: Tensor, taps: Sequence[float], packed: Packed) -> Tensor:
+    window = unpack(packed)[0]
+    filters, used = [], 0
+    for axis in window.axes:
+        filters.append(taps[used : used + axis.kernel])
+        used += axis.kernel
+    y = _surrounded(plain(x), window)
+    # ONNX Runtime has a convolution for one dtype, and its weights need the number of channels.
+    if y.dtype is torch.float32 and type(y.shape[-window.rank - 1]) is int:
+        return _convolved(y, filters, window).to(x.dtype)
+    for dim, (axis, weights) in enumerate(
+        zip(window.axes, filters, strict=True), x.dim() - window.rank
+    ):
+        shape = (*y.shape[:dim], axis.out, *y.shape[dim + 1 :])
+        terms = [_every(y, dim, t, axis, shape) * weight for t, weight in enumerate(weights)]
+        y = sum(terms[1:], terms[0])
+    return y.to(x.dtype)
+
+
+def _surrounded(x: Tensor, window: Window) -> Tensor:
+    """``x`` with the padding of a blur around it."""
+    axes, first = window.axes, x.dim() - window.rank
+    if not any(axis.before or axis.after for axis in axes):
+        return x
+    if window.padding_mode == "circular":  # ONNX's Pad has it from opset 19 on
+        for dim, axis in enumerate(axes, first):
+            before = x.narrow(dim, axis.size - axis.before, axis.before)
+            x = torch.cat([before, x, x.narrow(dim, 0, axis.after)], dim)
+        return x
+    mode = {"zeros": "constant", "reflect": "reflect", "replicate": "edge"}[window.padding_mode]
+    lead = [0] * first
+    pads = torch.tensor([*lead, *(a.before for a in axes), *lead, *(a.after for a in axes)])
+    shape = (*x.shape[:first], *(a.before + a.size + a.after for a in axes))
+    return _node("Pad", (x, pads), {"mode": mode}, shape)
+
+
+def _convolved(x: Tensor, filters: Sequence[Sequence[float]], window: Window) -> Tensor:
+    """Every channel by itself with the product of the filters."""
+    kernel = torch.ones((), dtype=torch.float64)
+    for weights in filters:
+        kernel = kernel.unsqueeze(-1) * torch.tensor(weights, dtype=torch.float64)
+    batched = x if x.dim() == window.rank + 2 else x.unsqueeze(0)
+    channels = batched.shape[1]
+    kernels = kernel.to(x.dtype).expand(channels, 1, *kernel.shape).contiguous()
+    attributes = {"group": channels, "strides": [axis.stride for axis in window.axes]}
+    y = _node("Conv", (batched, kernels), attributes, window.output_shape(batched.shape))
+    return y if batched is x else y.squeeze(0)
+
+
+def _every(x: Tensor, dim: int, start: int, axis: Axis, shape: Sequence[int]) -> Tensor:
+    """Every stride-th of the cells from ``start`` on, for as many outputs as the axis has."""
+    end = torch.scalar_tensor(start + (axis.out - 1) * axis.stride + 1, dtype=torch.int64)
+    starts, dims, steps = (torch.tensor([n]) for n in (start, dim, axis.stride))
+    return _node("Slice", (x, starts, end.reshape(1), dims, steps), {}, shape)
+
+
+def _max_blur_pool(x: Tensor, taps: Sequence[float], dense: Packed, packed: Packed) -> Tensor:
+    return _blur_pool(_max_pool(x, dense), taps, packed)
+
+
 def _put(x: Tensor, indices: Tensor, packed: Packed) -> Tensor:
     """The last value that names a cell, found by its number: the last one in every runtime."""
     values, index, empty = _into_planes(plain(x), indices, packed)
@@ -475,9 +530,12 @@ LOWERED: dict[str, Callable[..., Any]] = {
     "plane_indices": _plane_indices,
     "avg_pool": _avg_pool,
     "lp_pool": _lp_pool,
+    "blur_pool": _blur_pool,
+    "max_blur_pool": _max_blur_pool,
     "pick": _refuse_gradient,
     "scatter": _refuse_gradient,
     "avg_pool_backward": _refuse_gradient,
+    "blur_pool_backward": _refuse_gradient,
     "lp_pool_backward": _refuse_gradient,
     "put": _put,
     "add_at": _add_at,

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch._prims_common import suggest_memory_format
 
 from .. import cpu, norms, onnx, reference
-from ..window import Packed, unpack
+from ..window import Packed, Window, unpack
 from . import inductor
 
 Pair = tuple[Tensor, Tensor]
@@ -93,6 +93,30 @@ def _slow_lp_pool_backward(g: Tensor, y: Tensor, x: Tensor, p: float, window: Pa
     return spread * norms.powers(x, p, w)
 
 
+def _filters(taps: Sequence[float], window: Window) -> list[Sequence[float]]:
+    """The weights of each axis, which cross one behind the other."""
+    filters, used = [], 0
+    for axis in window.axes:
+        filters.append(taps[used : used + axis.kernel])
+        used += axis.kernel
+    return filters
+
+
+def _slow_blur_pool(x: Tensor, taps: Sequence[float], window: Packed) -> Tensor:
+    w, _ = unpack(window)
+    return reference.blur_pool(x, _filters(taps, w), w)
+
+
+def _slow_blur_pool_backward(g: Tensor, taps: Sequence[float], window: Packed) -> Tensor:
+    w, channels_last = unpack(window)
+    return reference.blur_pool_backward(g, _filters(taps, w), w, channels_last)
+
+
+def _slow_max_blur_pool(x: Tensor, taps: Sequence[float], dense: Packed, window: Packed) -> Tensor:
+    w, _ = unpack(window)
+    return reference.max_blur_pool(x, _filters(taps, w), unpack(dense)[0], w)
+
+
 def _pooled(x: Tensor, window: Packed, dtype: torch.dtype | None = None) -> Tensor:
     """An empty tensor of the strides that the kernels give the pooled ``x``."""
     shape = unpack(window)[0].output_shape(x.shape)
@@ -120,6 +144,10 @@ def _fake_put(x: Tensor, indices: Tensor, window: Packed) -> Tensor:
 def _fake_take(x: Tensor, indices: Tensor, window: Packed) -> Tensor:
     w, channels_last = unpack(window)
     return _flagged(x, w.output_shape(x.shape), channels_last)
+
+
+def _fake_blur(x: Tensor, *args: Any) -> Tensor:
+    return _pooled(x, args[-1])
 
 
 def _fake_max_pool_offsets(x: Tensor, window: Packed) -> Pair:
@@ -157,6 +185,12 @@ _OPERATORS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "avg_pool_backward": (_slow_avg_pool_backward, _unpooled),
     "lp_pool": (_slow_lp_pool, lambda x, p, window: _pooled(x, window)),
     "lp_pool_backward": (_slow_lp_pool_backward, lambda g, y, x, p, window: _unpooled(g, window)),
+    "blur_pool": (_slow_blur_pool, _fake_blur),
+    "blur_pool_backward": (
+        _slow_blur_pool_backward,
+        lambda g, taps, window: _unpooled(g, window),
+    ),
+    "max_blur_pool": (_slow_max_blur_pool, _fake_blur),
 }
 
 

@@ -1,0 +1,191 @@
+// Blurs, their adjoint, and blurs of maxima: what the loops do is in blur.h, blur_adjoint.h and
+// blur_max.h. Here the scheme is chosen, for all three alike, and the work cut for the threads.
+//
+// - PlaneRows are read where they lie, if cells are runs that fill a register, or rows are long.
+// - Other planes are turned into lanes (lanes.h), as many at once as there are.
+#include "blur.h"
+#include "blur_adjoint.h"
+#include "blur_max.h"
+#include "lanes.h"
+#include "operators.h"
+
+namespace poolkit {
+namespace {
+
+// Rows where they lie.
+template <class Op, class T>
+void by_rows(const Op& op, const T* x, T* y, int64_t planes, int64_t run) {
+  const Extents in = op.in(), out = op.out();
+  const int64_t threads = torch::stable::get_num_threads();
+  // What strips have in common is read, or reduced, by each.
+  int64_t strips = 1;
+  while (planes * out.d * strips < 4 * threads && out.h / (2 * strips) >= 8) strips *= 2;
+  const int64_t height = (out.h + strips - 1) / strips, line = in.w * run;
+  const T* const end = x + planes * in.cells() * run;
+  parallel(planes * out.d * strips, height * run * op.cost(), [&](int64_t item, int64_t stop) {
+    typename Op::template Worker<T, T> worker(op, run);
+    for (; item < stop; ++item) {
+      const int64_t h0 = item % strips * height, h1 = std::min(out.h, h0 + height);
+      const int64_t d = item / strips % out.d, plane = item / strips / out.d;
+      const PlaneRows<T> rows{x + plane * in.cells() * run, end, in.h * line, line};
+      if (h0 < h1) worker(rows, d, h0, h1, y + ((plane * out.d + d) * out.h + h0) * out.w * run);
+    }
+  });
+}
+
+// Planes as lanes: a vector of planes, or of channels that do not fill one, is turned in cache.
+template <class Op, class T>
+class ByLanes {
+  using V = Wide<T>;
+  static constexpr int N = kLanes<V>;
+  static constexpr int64_t kCells = (256 << 10) / int64_t(sizeof(V)) / N;
+
+ public:
+  ByLanes(const Op& op, int64_t planes, int64_t run)
+      : op_(op), in_(op.in()), out_(op.out()), planes_(planes * run), run_(run) {
+    groups_ = (planes_ + N - 1) / N;
+    const bool all = in_.cells() + out_.cells() <= 2 * kCells;
+    slices_ = all ? out_.d : 1;
+    height_ = out_.h;
+    while (height_ > 1 && !fits()) height_ = (height_ + 1) / 2;
+    strips_ = (out_.h + height_ - 1) / height_;
+  }
+
+  // Whether lanes are filled, the input is turned once, and all threads have something to do.
+  bool suits() const {
+    return run_ < N && 2 * planes_ > N && fits() && (strips_ == 1 || height_ >= 8) &&
+           items() >= std::min<int64_t>(torch::stable::get_num_threads(), 4);
+  }
+
+  void operator()(const T* x, T* y) const {
+    parallel(items(), N * slices_ * height_ * op_.cost(), [&](int64_t item, int64_t stop) {
+      Buffer<V> cells, results;
+      typename Op::template Worker<V, V> worker(op_, N);
+      for (; item < stop; ++item) {
+        const int64_t h0 = item % strips_ * height_, h1 = std::min(out_.h, h0 + height_);
+        const int64_t d0 = item / strips_ % (out_.d / slices_) * slices_;
+        const int64_t first = item / strips_ / (out_.d / slices_) * N;
+        if (h0 >= h1) continue;
+        const PlaneRows<V> rows = gathered(x, first, d0, h0, h1, cells);
+        const int64_t slice = (h1 - h0) * out_.w;
+        V* const values = results.reserve((slices_ * slice + 2) * N);
+        for (int64_t d = d0; d < d0 + slices_; ++d)
+          worker(rows, d, h0, h1, values + (d - d0) * slice * N);
+        scatter(y, first, d0, h0, slice, values);
+      }
+    });
+  }
+
+ private:
+  int64_t items() const { return groups_ * (out_.d / slices_) * strips_; }
+
+  // Whether what a strip looks at stays in cache.
+  bool fits() const {
+    const auto [h_low, h_high] = op_.rows(0, height_);
+    const auto [d_low, d_high] = op_.slices(0, slices_);
+    return (d_high - d_low) * (h_high - h_low) * in_.w <= kCells &&
+           slices_ * height_ * out_.w <= kCells;
+  }
+
+  PlaneRows<V> gathered(const T* x, int64_t first, int64_t d0, int64_t h0, int64_t h1,
+                        Buffer<V>& cells) const {
+    const auto [h_low, h_high] = op_.rows(h0, h1);
+    const auto [d_low, d_high] = op_.slices(d0, d0 + slices_);
+    const int64_t slice = (h_high - h_low) * in_.w;
+    V* const to = cells.reserve(((d_high - d_low) * slice + 2) * N);
+    const PlaneStarts starts{run_, in_.cells()};
+    for (int64_t d = d_low; d < d_high; ++d) {
+      const T* planes[N];
+      for (int64_t k = 0; k < N; ++k)
+        planes[k] =
+            x + starts[std::min(first + k, planes_ - 1)] + (d * in_.h + h_low) * in_.w * run_;
+      gather_planes<T, V>(planes, run_, slice, x + planes_ * in_.cells(),
+                          to + (d - d_low) * slice * N);
+    }
+    return {to, nullptr, slice * N, in_.w * N, d_low, h_low};
+  }
+
+  void scatter(T* y, int64_t first, int64_t d0, int64_t h0, int64_t slice, const V* values) const {
+    const PlaneStarts starts{run_, out_.cells()};
+    for (int64_t d = d0; d < d0 + slices_; ++d) {
+      const int64_t corner = (d * out_.h + h0) * out_.w * run_;
+      scatter_planes(values + (d - d0) * slice * N, std::min<int64_t>(N, planes_ - first), slice,
+                     [&](int64_t k, int64_t c, const Vec<V>& v, int lanes) {
+                       store_cells<T, V>(y + starts[first + k] + corner + c * run_, run_, v, lanes);
+                     });
+    }
+  }
+
+  const Op& op_;
+  const Extents in_, out_;
+  const int64_t planes_, run_;
+  int64_t groups_, slices_, height_, strips_;
+};
+
+template <class Op, class T>
+void compute(const Op& op, const T* x, T* y, int64_t planes, int64_t run) {
+  if (planes == 0) return;
+  if (const ByLanes<Op, T> lanes(op, planes, run); lanes.suits())
+    lanes(x, y);
+  else
+    by_rows(op, x, y, planes, run);
+}
+
+}  // namespace
+
+// ---- operators ----------------------------------------------------------------------------------
+
+Tensor blur_pool(const Tensor& x, const std::vector<double>& taps, const Window& w) {
+  check_extents(x, w.in, w.rank);
+  const Blur b(w, taps);
+  const bool suggested = suggests_channels_last(x);
+  const bool runs = has_channel_run(suggested, x.dim(), w.rank);
+  const Planes in = dense(x, runs, w.rank);
+  Planes out = empty_planes(x, w.out, w.rank, runs, x.scalar_type());
+  dispatch<kFloats>(x.scalar_type(), "blur_pool", [&]<class T>() {
+    compute(BlurForward{b}, static_cast<const T*>(in.tensor.const_data_ptr()),
+            static_cast<T*>(out.tensor.mutable_data_ptr()), in.planes, in.run);
+  });
+  return in_format(out.tensor, suggested, w.rank);
+}
+
+Tensor blur_pool_backward(const Tensor& g, const std::vector<double>& taps, const Window& w) {
+  check_extents(g, w.out, w.rank);
+  const Blur b(w, taps);
+  const bool runs = has_channel_run(w.channels_last, g.dim(), w.rank);
+  const Planes in = dense(g, runs, w.rank);
+  Planes out = empty_planes(g, w.in, w.rank, runs, g.scalar_type());
+  dispatch<kFloats>(g.scalar_type(), "blur_pool_backward", [&]<class T>() {
+    compute(BlurBackward{b}, static_cast<const T*>(in.tensor.const_data_ptr()),
+            static_cast<T*>(out.tensor.mutable_data_ptr()), out.planes, out.run);
+  });
+  return in_format(out.tensor, w.channels_last, w.rank);
+}
+
+Tensor max_blur_pool(const Tensor& x, const std::vector<double>& taps, const Window& maxima,
+                     const Window& w) {
+  check_extents(x, maxima.in, maxima.rank);
+  const Blur b(w, taps);
+  STD_TORCH_CHECK(maxima.rank == w.rank && std::equal(maxima.out, maxima.out + w.rank, w.in),
+                  "poolkit: the windows of a blur of maxima do not fit each other");
+  for (const Axis& a : maxima.apart)
+    STD_TORCH_CHECK(a.stride == 1 && a.dilation == 1,
+                    "poolkit: the maxima of a blur have stride 1 and no dilation");
+  const bool suggested = suggests_channels_last(x);
+  const bool runs = has_channel_run(suggested, x.dim(), w.rank);
+  const Planes in = dense(x, runs, w.rank);
+  Planes out = empty_planes(x, w.out, w.rank, runs, x.scalar_type());
+  dispatch<kFloats>(x.scalar_type(), "max_blur_pool", [&]<class T>() {
+    compute(MaxBlurForward{b, maxima.apart}, static_cast<const T*>(in.tensor.const_data_ptr()),
+            static_cast<T*>(out.tensor.mutable_data_ptr()), in.planes, in.run);
+  });
+  return in_format(out.tensor, suggested, w.rank);
+}
+
+}  // namespace poolkit
+
+STABLE_TORCH_LIBRARY_IMPL(poolkit, CPU, m) {
+  poolkit::implement<poolkit::blur_pool>(m, "blur_pool");
+  poolkit::implement<poolkit::blur_pool_backward>(m, "blur_pool_backward");
+  poolkit::implement<poolkit::max_blur_pool>(m, "max_blur_pool");
+}
