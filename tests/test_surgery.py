@@ -15,7 +15,7 @@ import poolkit
 from poolkit import ArgumentError
 from poolkit.models import SPPF, VGG16, AlexNet, BasicBlock, Bottleneck, ResNet, ResNet18
 from poolkit.models.efficientnet import SqueezeExcitation
-from poolkit.surgery import DownsampledConv2d
+from poolkit.surgery import DownsampledConv2d, SharedPolyphasePool2d
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -137,6 +137,8 @@ def test_copies_train_and_export(copied, build, policy):
     model = drawn(BUILDS[build]())
     poolkit.rewrite(model, policy, X)
     twin = copied(model)
+    shared = [m for m in twin.modules() if isinstance(m, SharedPolyphasePool2d)]
+    assert all(down.phase.chosen is None for down in shared)
     y = model(X)
     assert torch.equal(twin(X), y)
     for parameter in model.parameters():
@@ -411,10 +413,18 @@ def test_polyphase_windows_start_where_they_did(shrink, inner):
 
 
 def test_polyphase_leaves_what_does_not_divide():
-    model = AlexNet(7).eval()
-    report = poolkit.rewrite(model, "polyphase", torch.randn(1, 3, 96, 96))
-    left = {item.names: item.reason for item in report.left}
-    assert left["features.2",] == "does not give a cell for each stride of this map"
+    model = nn.Sequential(
+        nn.MaxPool2d(3, 2), nn.Conv2d(3, 3, 3), poolkit.nn.MaxPool2d(2, 2, "same"),
+        nn.MaxPool2d(2, dilation=2),
+    )  # fmt: skip
+    report = poolkit.rewrite(model, "polyphase", X)
+    assert not report
+    assert {item.names: item.reason for item in report.left} == {
+        ("0",): "does not give a cell for each stride of this map",
+        ("1",): "crops its map",
+        ("2",): "has padding 'same'",
+        ("3",): "has dilation=2",
+    }
 
 
 @pytest.mark.parametrize(("net", "count"), [(VGG16, 15_227_688), (AlexNet, 2_726_696)])
@@ -430,15 +440,19 @@ def test_gap_head_of_known_networks(net, count):
     assert "needs fine-tuning" in report.notes[0]
 
 
-@pytest.mark.parametrize(("family", "name"), [("vgg", "vgg16"), ("alexnet", "alexnet")])
-def test_gap_head_of_pytorchcv(family, name):
-    models = pytest.importorskip(f"pytorchcv.models.{family}", reason="pytorchcv is not installed")
+def test_gap_head_of_pytorchcv():
+    """Its networks flatten by a call, and keep their linear layers in a block of its own class."""
+    vgg = pytest.importorskip("pytorchcv.models.vgg", reason="pytorchcv is not installed")
+    from pytorchcv.models.alexnet import alexnet
+
     with torch.device("meta"):
-        model = getattr(models, name)(num_classes=7).eval()
-    features = sum(p.numel() for p in model.features.parameters())
+        model = vgg.vgg16()
     poolkit.rewrite(model, "gap_head", torch.empty(1, 3, 224, 224, device="meta"))
-    channels = model.output[-1].in_features
-    assert sum(p.numel() for p in model.parameters()) == features + 7 * (channels + 1)
+    assert sum(p.numel() for p in model.parameters()) == 15_227_688
+
+    with torch.device("meta"):
+        model = alexnet(num_classes=7).eval()
+    poolkit.rewrite(model, "gap_head", torch.empty(1, 3, 224, 224, device="meta"))
     model.to_empty(device="cpu")
     for parameter in model.parameters():
         nn.init.normal_(parameter, 0, 0.02)
