@@ -27,12 +27,13 @@ QUICK = bool(os.environ.get("POOLKIT_DOCS_QUICK"))
 
 # The modules of the API reference.
 API = ("functional", "nn", "accelerate", "patch", "selfcheck", "onnx", "distributed", "models",
-       "cost", "shift", "cam")  # fmt: skip
+       "cost", "shift", "cam", "surgery")  # fmt: skip
 
 NAVIGATION = [
     {"Home": "index.md"},
     {"한국어": "index.ko.md"},
     {"Adopting poolkit": "adopting.md"},
+    {"Surgery": "surgery.md"},
     {"ONNX": "onnx.md"},
     {"The lesson": [{"Pooling, live": "lesson.md"}, {"Pooling, 직접 돌려 보기": "lesson.ko.md"}]},
     {"An experiment": "experiment.md"},
