@@ -1,0 +1,236 @@
+"""The parts of the audit: pictures, shift consistency, folded energy, fields, heads, advice."""
+
+import pytest
+import torch
+from torch import nn
+
+from poolkit import ArgumentError, shift
+from poolkit.audit import consistency, intervals, pictures
+from poolkit.imaging import ImageError, save_png
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def textured(*shape, seed=0):
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+# ---- Intervals ----------------------------------------------------------------------------------
+
+
+def test_student_against_scipy():
+    special = pytest.importorskip("scipy.special")
+    for freedom in (1, 2, 3, 4, 7, 31, 1000):
+        assert intervals.student(freedom) == pytest.approx(special.stdtrit(freedom, 0.975), 1e-9)
+
+
+def test_intervals_by_hand():
+    found = intervals.share([1.0] * 8 + [0.0] * 2)  # Wilson, of 8 in 10
+    assert (found.mean, found.count) == (0.8, 10)
+    assert (found.low, found.high) == pytest.approx((0.4902, 0.9433), abs=1e-4)
+    found = intervals.mean([1.0, 2.0, 3.0, 6.0])  # s = sqrt(14/3), t = 3.1824
+    assert (found.mean, found.low) == (3.0, 0.0)
+    assert found.high == pytest.approx(3 + 3.18245 * (14 / 3 / 4) ** 0.5, abs=1e-4)
+
+
+# ---- Pictures -----------------------------------------------------------------------------------
+
+
+def test_default_pictures():
+    colour = pictures.default_pictures((28, 42), 3)
+    assert colour.shape == (32, 3, 28 + 2 * 2, 42 + 2 * 3)
+    assert 0 <= colour.min() < 0.01
+    assert 0.95 < colour.max() <= 1
+    assert torch.equal(colour, pictures.default_pictures((28, 42), 3))
+    # Every picture is another one, and none is flat.
+    flat = colour.flatten(1)
+    apart = torch.cdist(flat, flat) + torch.eye(32)
+    assert apart.min() > 0.5
+    assert flat.std(1).min() > 0.01
+    grey = pictures.default_pictures((28, 42), 1)
+    torch.testing.assert_close(
+        grey, (colour * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1, keepdim=True)
+    )
+
+
+def test_pictures_from_a_folder(tmp_path):
+    (tmp_path / "more").mkdir()
+    save_png(torch.full((3, 50, 90), 51.0), tmp_path / "b.png")
+    save_png(torch.full((1, 90, 50), 102.0), tmp_path / "a.PNG")
+    save_png(torch.full((1, 1, 1), 153.0), tmp_path / "more" / "c.png")
+    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / ".hidden.png").write_text("no picture")
+    found = pictures.from_folder(tmp_path, (14, 28), 3)
+    assert found.shape == (3, 3, 16, 32)
+    levels = torch.tensor([0.4, 0.2, 0.6]).view(3, 1, 1, 1)
+    torch.testing.assert_close(found, levels.expand_as(found))
+    assert len(pictures.from_folder(tmp_path, (14, 28), 1, most=2)) == 2
+
+
+def test_folders_without_pictures(tmp_path):
+    with pytest.raises(ImageError, match="nowhere: there is no such folder"):
+        pictures.from_folder(tmp_path / "nowhere", (8, 8), 3)
+    with pytest.raises(ImageError, match="it has no PNG or JPEG file"):
+        pictures.from_folder(tmp_path, (8, 8), 3)
+    (tmp_path / "fake.jpg").write_text("no picture")
+    with pytest.raises(ImageError, match=r"fake\.jpg: it is not a PNG or JPEG image"):
+        pictures.from_folder(tmp_path, (8, 8), 3)
+    with pytest.raises(ImageError, match=r"fake\.jpg: it is a file, not a folder"):
+        pictures.from_folder(tmp_path / "fake.jpg", (8, 8), 3)
+    for channels, size in ((4, (8, 8)), (3, (8,)), (3, (8, 0))):
+        with pytest.raises(ArgumentError, match=r"(channels|size) must be"):
+            pictures.from_folder(tmp_path, size, channels)
+
+
+def test_normalised():
+    values = pictures.normalised(torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1))
+    assert values.abs().max() == 0
+    twice = pictures.normalised(torch.ones(1, 1, 2, 2), [0.5], [0.25])
+    assert torch.equal(twice, torch.full((1, 1, 2, 2), 2.0))
+    with pytest.raises(ArgumentError, match="a number for each of 3 channels"):
+        pictures.normalised(torch.ones(1, 3, 1, 1), [0.5], [0.25])
+
+
+# ---- Shift consistency --------------------------------------------------------------------------
+
+
+class Constant(nn.Module):
+    def forward(self, x):
+        return torch.tensor([0.0, 2.0, 1.0]).expand(len(x), 3)
+
+
+class Pixel(nn.Module):
+    """Class 1 where the middle pixel is bright; the score is its value."""
+
+    def forward(self, x):
+        value = x[:, 0, x.shape[2] // 2, x.shape[3] // 2]
+        return torch.stack([1 - value, value], 1)
+
+
+def classifier(*layers):
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+def measured(model, images=None, size=(16, 16), **options):
+    images = textured(6, 1, 20, 20) if images is None else images
+    return consistency.measure(model.eval(), images, size, **options)
+
+
+def test_a_constant_classifier_is_consistent():
+    found, notes = measured(Constant())
+    assert [c.kind for c in found] == ["roll", "crop", "fractional"]
+    for c in found:
+        assert (c.top1.mean, c.top1.high, c.distance.mean, c.distance.high) == (1, 1, 0, 0)
+        assert (c.images, c.shifts, c.seed, c.top1.count) == (6, 4, 0, 6)
+    assert [c.largest_shift for c in found] == [1, 1, 1]
+    assert "all 6 pictures get class 1" in notes[0].why
+
+
+def test_moves_and_means():
+    """The model gets moves of each picture's own, and the means are of its answers."""
+    given, answers = [], []
+
+    class Recording(Pixel):
+        def forward(self, x):
+            given.append(x)
+            answers.append(super().forward(x))
+            return answers[-1]
+
+    images = textured(5, 1, 60, 58)
+    found, notes = measured(Recording(), images, (32, 32), shifts=12, seed=3, batch=5)
+    assert not notes
+    still = images[:, :, 14:46, 13:45]
+    assert torch.equal(given[0], still)
+    steps = [(y, x) for y in range(-2, 3) for x in range(-2, 3) if (y, x) != (0, 0)]
+    rolled = [still.roll(move, (2, 3)) for move in steps]
+    cut = [images[:, :, 14 - y : 46 - y, 13 - x : 45 - x] for y, x in steps]
+    for index, candidates in ((0, rolled), (1, cut)):
+        used = [
+            [steps[k] for k in range(24) if torch.equal(candidates[k][image], run[image])]
+            for run in given[1 + 12 * index : 13 + 12 * index]
+            for image in range(5)
+        ]
+        assert all(len(moves) == 1 for moves in used)
+        assert len({moves[0] for moves in used}) > 15  # of 24, in 60 draws
+    for c, runs in zip(found, (answers[1:13], answers[13:25], answers[25:]), strict=True):
+        same = torch.stack([run.argmax(1) == answers[0].argmax(1) for run in runs]).double()
+        assert c.top1.mean == pytest.approx(float(same.mean()))
+        apart = torch.stack([shift.relative_l2(answers[0], run) for run in runs])
+        assert c.distance == intervals.mean(apart.mean(0).tolist())
+        # 5 pictures, not 60 pairs, are what the interval is of.
+        assert c.top1.high - c.top1.low > 0.4
+
+
+def test_what_is_invariant_and_what_breaks_it():
+    circular = nn.Conv2d(1, 4, 3, padding=1, padding_mode="circular", bias=False)
+    invariant = measured(classifier(circular, nn.ReLU())).consistency
+    assert invariant[0].distance.high < 1e-5
+    assert invariant[1].distance.low > 1e-4  # a crop shows other things
+    for model in (
+        classifier(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU()),  # zeros at the border
+        classifier(circular, nn.ReLU(), nn.MaxPool2d(2)),
+        nn.Sequential(circular, nn.ReLU(), nn.Flatten(), nn.Linear(1024, 4)),
+    ):
+        assert measured(model).consistency[0].distance.low > 1e-4
+
+
+def test_fractions_of_a_pixel():
+    """A linear average does not see them; the same after a ReLU does."""
+    images = textured(6, 1, 20, 20) - 0.5
+    smooth = measured(classifier(nn.Identity()), images, (15, 15)).consistency[2]
+    rough = measured(classifier(nn.ReLU()), images, (15, 15)).consistency[2]
+    assert smooth.distance.high < 1e-5
+    assert rough.distance.low > 1e-3
+    assert smooth.top1 is None  # one score is no choice of classes
+
+
+def test_maps_move_along():
+    for model in (nn.Identity(), nn.AvgPool2d(2), nn.Conv2d(1, 2, 3, padding=1)):
+        found, notes = measured(model, textured(6, 1, 60, 60), (28, 28))
+        by_kind = {c.kind: c.distance.mean for c in found}
+        assert len(by_kind) == 3
+        assert not notes
+        assert all(c.top1 is None for c in found)
+        if isinstance(model, nn.Identity):
+            assert max(by_kind.values()) < 1e-6
+        elif isinstance(model, nn.AvgPool2d):
+            assert by_kind["crop"] < 1e-6
+            assert by_kind["roll"] > 0.01
+        else:  # zeros at the border
+            assert min(by_kind.values()) > 1e-3
+
+
+def test_what_cannot_be_measured_is_said():
+    images = textured(6, 1, 20, 20)
+    found, notes = measured(nn.Identity(), images[:, :, :16, :16])
+    assert [c.kind for c in found] == ["roll", "fractional"]
+    assert [(n.what, "too small" in n.why) for n in notes] == [("shift consistency: crop", True)]
+    found, notes = measured(nn.Conv2d(1, 2, 3), images)
+    assert not found
+    assert "maps of (14, 14) cells for (16, 16) pixels" in notes[0].why
+    found, notes = measured(nn.Threshold(2.0, float("nan")), images)
+    assert not found
+    assert "not finite for 6 of 6 pictures" in notes[0].why
+    with pytest.raises(ArgumentError, match="at least two for an interval"):
+        measured(nn.Identity(), images[:1])
+    with pytest.raises(ArgumentError, match=r"as large as the model's input \(16, 21\)"):
+        measured(nn.Identity(), images, (16, 21))
+
+
+def test_runs_have_one_size_and_are_reported():
+    sizes, reports = [], []
+
+    class Strict(Pixel):
+        def forward(self, x):
+            sizes.append(len(x))
+            return {"aux": None, "scores": super().forward(x)}
+
+    state = torch.random.get_rng_state()
+    images = textured(6, 1, 20, 20)
+    found = measured(Strict(), images, batch=4, shifts=2, progress=lambda *at: reports.append(at))
+    assert set(sizes) == {4}
+    assert reports[-1] == (42, 42)
+    assert [done for done, _ in reports] == sorted(done for done, _ in reports)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert found == measured(Pixel(), images, batch=6, shifts=2)
+    assert found != measured(Pixel(), images, batch=6, shifts=2, seed=1)
