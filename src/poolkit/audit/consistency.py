@@ -14,7 +14,7 @@ from . import intervals
 from .pictures import margin
 from .report import Consistency, Unmeasured
 
-__all__ = ["KINDS", "Measured", "measure"]
+__all__ = ["KINDS", "Measured", "along", "measure"]
 
 KINDS = ("roll", "crop", "fractional")
 
@@ -268,16 +268,18 @@ def _moved(kind: str, pictures: Tensor, moves: Sequence[Move], size: Sequence[in
         if kind == "crop":
             pieces.append(shift.crop(picture, [int(step) for step in move], size))
         else:
-            pieces.append(_along(shift.crop(picture, (0, 0), size), move))
+            pieces.append(along(shift.crop(picture, (0, 0), size), move))
     return torch.stack(pieces)
 
 
-def _along(plane: Tensor, move: Move) -> Tensor:
-    """Moved by cells or parts of them, around the ends."""
-    down, right = move
-    if float(down).is_integer() and float(right).is_integer():
-        return shift.roll(plane, (int(down), int(right)))
-    return shift.fourier(plane, move)
+def along(planes: Tensor, moves: Sequence[float]) -> Tensor:
+    """Moved along the last axes by cells or parts of them, around the ends.
+
+    Whole moves are exact; all others are those of :func:`poolkit.shift.fourier`.
+    """
+    if all(float(move).is_integer() for move in moves):
+        return shift.roll(planes, [int(move) for move in moves])
+    return shift.fourier(planes, moves)
 
 
 def _changes(
@@ -290,7 +292,7 @@ def _changes(
     distances = []
     for before, after, (down, right) in zip(still, moved, moves, strict=True):
         cells = (down / cell[0], right / cell[1])
-        pair = _shared(before, after, cells) if kind == "crop" else (_along(before, cells), after)
+        pair = _shared(before, after, cells) if kind == "crop" else (along(before, cells), after)
         distances.append(shift.relative_l2(*(both[None] for both in pair)))
     return torch.cat(distances), same
 
