@@ -1,11 +1,16 @@
 """The parts of the audit: pictures, shift consistency, folded energy, fields, heads, advice."""
 
+import math
+
 import pytest
 import torch
+import torch.nn.functional as stock
 from torch import nn
 
+import poolkit.functional as F
 from poolkit import ArgumentError, shift
-from poolkit.audit import consistency, intervals, pictures
+from poolkit.audit import aliasing, consistency, effective, intervals, pictures, taps
+from poolkit.audit.report import Field, Stage
 from poolkit.imaging import ImageError, save_png
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -13,6 +18,14 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def textured(*shape, seed=0):
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def stage(name, before, after, **found):
+    """A stage of which nothing but names and sizes is known, and what ``found`` says."""
+    values = dict.fromkeys(Stage.__dataclass_fields__, 0)
+    values |= {"name": name, "kind": "", "side": False, "input_shape": before}
+    values |= {"output_shape": after, "field": None, **found}
+    return Stage(**values)
 
 
 # ---- Intervals ----------------------------------------------------------------------------------
@@ -234,3 +247,174 @@ def test_runs_have_one_size_and_are_reported():
     assert torch.equal(torch.random.get_rng_state(), state)
     assert found == measured(Pixel(), images, batch=6, shifts=2)
     assert found != measured(Pixel(), images, batch=6, shifts=2, seed=1)
+
+
+# ---- Folded energy ------------------------------------------------------------------------------
+
+
+def wave(frequency, cells=32):
+    return torch.cos(2 * math.pi * frequency * torch.arange(float(cells)) / cells)
+
+
+def test_energy_that_is_folded_is_exact_for_waves():
+    folded = aliasing.folded_energy
+    row = torch.ones(32, 1)
+    assert folded(torch.full((2, 3, 9, 32), 0.1), (2, 2)) == 0.0
+    assert folded(row * wave(6) + 5, (2, 2)) == pytest.approx(0, abs=1e-9)
+    assert folded(row * wave(10), (2, 2)) == pytest.approx(1)
+    assert folded(row * wave(10), (2, 1)) == pytest.approx(0, abs=1e-9)
+    assert folded(row * wave(10), (1, 2)) == pytest.approx(1)
+    assert folded(wave(16)[:, None] * wave(16), (2, 2)) == pytest.approx(1)  # checkerboard
+    # A wave at the limit is kept by half (Hann's window spreads it, evenly to both sides).
+    assert folded(wave(8), (2,)) == pytest.approx(0.5)
+    # Energies add: of two waves the fast one has 4 of 5 parts.
+    assert folded(wave(3) + 2 * wave(13), (2,)) == pytest.approx(0.8)
+    assert folded(wave(8), (3,)) == pytest.approx(1)
+    assert math.isnan(folded(torch.tensor([1.0, math.nan, 3.0]), (2,)))
+    assert folded(torch.rand(4, 5, 1, 1), (2, 2)) == 0
+    for stride in ((), (0, 2), (2,) * 3):
+        with pytest.raises(ArgumentError, match="folded_energy: stride must be positive"):
+            folded(torch.rand(8, 8), stride)
+
+
+@pytest.mark.parametrize("stride", [(2, 2), (3, 3), (4, 2), (1, 2), (2,), (2, 2, 2)])
+def test_energy_that_is_folded_of_noise(stride):
+    side = {1: 4096, 2: 96, 3: 24}[len(stride)]
+    noise = torch.randn((40, *[side] * len(stride)), generator=torch.Generator().manual_seed(0))
+    expected = 1 - 1 / math.prod(stride)
+    assert aliasing.folded_energy(noise, stride) == pytest.approx(expected, abs=0.01)
+
+
+def test_blur_folds_less():
+    images = pictures.default_pictures((56, 56), 1)
+    weight = torch.tensor([1.0, 2.0, 1.0])
+    blurred = stock.conv2d(images, (weight[:, None] * weight / 16)[None, None])
+    edges = stock.conv2d(images, torch.tensor([[-1.0, 1.0]])[None, None])
+    parts = [aliasing.folded_energy(x, (2, 2)) for x in (blurred, images, edges)]
+    assert 0 < parts[0] < parts[1] / 2 < parts[2] / 4
+
+
+# ---- Taps, effective fields, shifts of features -------------------------------------------------
+
+
+class Mixed(nn.Module):
+    """Modules, one of them twice, functions of torch and of poolkit, a slice and a mean."""
+
+    def __init__(self, channels=4):
+        super().__init__()
+        options = {"padding": 1, "padding_mode": "circular"}
+        self.conv = nn.Conv2d(3, channels, 3, 2, **options)
+        self.relu = nn.ReLU(inplace=True)
+        self.also = self.pool = nn.MaxPool2d(2, return_indices=True)
+
+    def forward(self, x):
+        x = self.relu(self.conv(x))
+        x = self.pool(self.pool(x)[0])[0]
+        x = F.avg_pool2d(stock.max_pool2d(x, 3, 1, 1), 2)
+        return x[:, :, ::2, ::2].mean((2, 3))
+
+
+MIXED = [
+    stage("conv", (1, 3, 64, 64), (1, 4, 32, 32)),
+    stage("pool", (1, 4, 32, 32), (1, 4, 16, 16)),
+    stage("pool", (1, 4, 16, 16), (1, 4, 8, 8)),
+    stage(":max_pool2d", (1, 4, 8, 8), (1, 4, 8, 8)),
+    stage(":avg_pool2d", (1, 4, 8, 8), (1, 4, 4, 4)),
+    stage(":slice", (1, 4, 4, 4), (1, 4, 2, 2)),
+    stage(":nowhere", (1, 4, 4, 5), (1, 4, 2, 2)),
+    stage(":mean", (1, 4, 2, 2), (1, 4)),
+]
+
+
+def test_taps_of_modules_and_functions():
+    torch.manual_seed(0)
+    model, x = Mixed(), textured(2, 3, 64, 64)
+    with torch.no_grad():
+        conv = model.conv(x)
+        found = taps.maps(model, x, MIXED)
+        pooled = [stock.max_pool2d(conv.relu(), k) for k in (2, 4)]
+        dense = stock.max_pool2d(pooled[1], 3, 1, 1)
+        mean = F.avg_pool2d(dense, 2)
+        expected = [conv, *pooled, dense, mean, mean[..., ::2, ::2], None,
+                    mean[..., ::2, ::2].mean((2, 3))]  # fmt: skip
+    for got, right in zip(found, expected, strict=True):
+        assert (got is None) == (right is None)
+        if right is not None:
+            torch.testing.assert_close(got, right)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_taps_leave_no_hook_after_an_exception():
+    model = Mixed()
+    with pytest.raises(RuntimeError):
+        taps.maps(model, torch.zeros(1, 4, 8, 8), MIXED)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_width_is_the_shortest_run():
+    assert effective.width(torch.ones(100)) == (95.0,)
+    assert effective.width(torch.tensor([0.0, 0.5, 9.5, 9.5, 0.5, 0.0])) == (2.0,)
+    assert effective.width(torch.tensor([3.0, 0.0, 0.0, 3.0])) == (4.0,)
+    assert effective.width(torch.eye(20)[:10]) == (10.0, 10.0)
+
+
+def test_effective_fields_of_linear_layers():
+    """The gradient of a convolution is its kernel: fields are those of the weights."""
+    model = nn.Sequential(
+        nn.Conv2d(2, 3, (3, 5), padding=(1, 2), bias=False), nn.AvgPool2d(2), nn.AvgPool2d(2)
+    )
+    nn.init.constant_(model[0].weight, 1.0)
+    x = textured(2, 2, 40, 40)
+    stages = [
+        stage("0", (2, 2, 40, 40), (2, 3, 40, 40)),
+        stage("1", (2, 3, 40, 40), (2, 3, 20, 20)),
+        stage("9", (2, 3, 40, 40), (2, 3, 20, 20)),
+    ]
+    # Profiles 1 1 1 and 1 1 1 1 1; squares of 1 2 2 1 and of 1 2 2 2 2 1.
+    assert effective.fields(model, x, stages) == [(3.0, 5.0), (4.0, 6.0), None]
+    assert model[0].weight.grad is None
+    for axes, conv in ((1, nn.Conv1d), (3, nn.Conv3d)):
+        deep = conv(1, 3, 3, bias=False)
+        nn.init.constant_(deep.weight, 1.0)
+        one = stage("", (1, 1, *[9] * axes), (1, 3, *[7] * axes))
+        assert effective.fields(deep, textured(1, 1, *[9] * axes), [one]) == [(3.0,) * axes]
+
+
+def test_effective_fields_of_functions_and_dead_stages():
+    torch.manual_seed(0)
+    model, x = Mixed(), textured(2, 3, 64, 64)
+    state = torch.random.get_rng_state()
+    found = effective.fields(model, x, MIXED)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert found == effective.fields(model, x, MIXED)
+    assert found[0] == (3.0, 3.0)
+    assert found[-2] is None
+    widths = [f[0] for f in found if f]
+    assert widths == sorted(widths)
+    assert 40 < widths[-1] <= 64
+    nn.init.constant_(model.conv.bias, -100.0)  # the ReLU passes nothing on
+    assert effective.fields(model, x, MIXED)[1:] == [None] * 7
+
+
+def test_shifts_of_features():
+    x = textured(2, 3, 64, 64)
+    circular = {"padding": 1, "padding_mode": "circular"}
+
+    def moved(model, before, after, name="0", **options):
+        (found,) = effective.feature_shifts(model, x, [stage(name, before, after, **options)])
+        return found
+
+    whole, half = (2, 3, 64, 64), (2, 3, 32, 32)
+    assert moved(nn.Sequential(nn.Conv2d(3, 3, 3, **circular)), whole, whole) == 0
+    assert moved(nn.Sequential(nn.Conv2d(3, 3, 3, padding=1)), whole, whole) > 0.01
+    assert moved(nn.Sequential(nn.AdaptiveAvgPool2d(1)), whole, (2, 3, 1, 1)) < 1e-6
+    assert moved(nn.Sequential(nn.Flatten(2)), whole, (2, 3, 4096)) is None
+    # A slow wave keeps its place under any stride; one beyond the limit does not.
+    x = (wave(3, 64)[:, None] + wave(5, 64)).expand(2, 3, 64, 64)
+    assert moved(nn.Sequential(nn.AvgPool2d(1, 2)), whole, half) < 1e-5
+    x = (wave(30, 64)[:, None] + wave(29, 64)).expand(2, 3, 64, 64)
+    assert moved(nn.Sequential(nn.AvgPool2d(1, 2)), whole, half) > 0.5
+    # The stride of the field counts before that of the sizes.
+    x = (wave(3, 64)[:, None] + wave(5, 64)).expand(2, 3, 64, 64)
+    wrong = (Field(1, 1, 4.0, 0.0, 0.0, aligned=True),) * 2
+    assert moved(nn.Sequential(nn.AvgPool2d(1, 2)), whole, half, field=wrong) > 0.05

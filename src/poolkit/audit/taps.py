@@ -1,6 +1,6 @@
 """The maps that stages put out, with their graph, from one run of a model."""
 
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,7 +10,9 @@ from torch.utils._pytree import tree_leaves
 
 from .report import Stage
 
-__all__ = ["maps"]
+__all__ = ["maps", "tensors", "watched"]
+
+Offer = Callable[[str, str | None, Any, Any], None]
 
 
 def maps(model: nn.Module, input: Tensor, stages: Sequence[Stage]) -> list[Tensor | None]:
@@ -18,9 +20,9 @@ def maps(model: nn.Module, input: Tensor, stages: Sequence[Stage]) -> list[Tenso
 
     A stage that is a module puts out what the module returns. One that is a function (its name is
     that of the module whose ``forward`` calls it, a colon, and that of the function) is recognised
-    by where it is called and by the sizes of what goes in and comes out, in the order of the calls.
-    Gradients are on as the caller has them. The maps are copies: what a later layer does in place
-    does not reach them.
+    by where it is called and by the sizes of what goes in and comes out, in the order of the calls;
+    if both are equal, which is true of many a function, by its name too. Gradients are on as
+    the caller has them. The maps are copies: what a later layer does in place does not reach them.
 
     Args:
         model: any module; it is run once, as it is, and its hooks are as before, also after an
@@ -29,21 +31,32 @@ def maps(model: nn.Module, input: Tensor, stages: Sequence[Stage]) -> list[Tenso
         stages: in the order of their calls.
     """
     found: list[Tensor | None] = [None] * len(stages)
-    waiting: dict[str, deque[int]] = defaultdict(deque)
+    waiting: dict[str, list[int]] = defaultdict(list)
+    own = {module: name for name, module in model.named_modules()}
+    names = {name: own[module] for name, module in model.named_modules(remove_duplicate=False)}
     for index, stage in enumerate(stages):
         scope, colon, _ = stage.name.rpartition(":")
-        waiting[scope + colon or stage.name].append(index)
+        module = scope if colon else stage.name
+        waiting[names.get(module, module) + colon].append(index)
 
-    def offer(key: str, inputs: Any, output: Any) -> None:
-        queue = waiting.get(key)
-        result = next((leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)), None)
-        if not queue or result is None:
-            return
-        stage = stages[queue[0]]
-        sizes = {tuple(leaf.shape[1:]) for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)}
-        if tuple(result.shape[1:]) == stage.output_shape[1:] and stage.input_shape[1:] in sizes:
-            found[queue.popleft()] = result.clone()
+    def offer(key: str, function: str | None, inputs: Any, output: Any) -> None:
+        for result in tensors(output)[:1]:
+            for index in waiting.get(key, ()):
+                if _fits(stages[index], function, inputs, result):
+                    found[index] = result.clone()
+                    waiting[key].remove(index)
+                    return
 
+    watched(model, input, offer)
+    return found
+
+
+def watched(model: nn.Module, input: Tensor, offer: Offer) -> Any:
+    """Run a model and offer every call of a module or function; the model's answer.
+
+    ``offer`` gets the name of the module, or that of the innermost module and a colon; None for a
+    module, or the function's name; what went in and what came out.
+    """
     calls = _Calls(offer)
     hooks = []
     for name, module in model.named_modules():
@@ -53,24 +66,39 @@ def maps(model: nn.Module, input: Tensor, stages: Sequence[Stage]) -> list[Tenso
         ]
     try:
         with calls:
-            model(input)
+            return model(input)
     finally:
         for hook in hooks:
             hook.remove()
-    return found
+
+
+def tensors(values: Any) -> list[Tensor]:
+    """Those anywhere in a structure of tuples, lists and dictionaries."""
+    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
+
+
+def _fits(stage: Stage, function: str | None, inputs: Any, result: Tensor) -> bool:
+    before, after = stage.input_shape[1:], stage.output_shape[1:]
+    if result.shape[1:] != after or all(x.shape[1:] != before for x in tensors(inputs)):
+        return False
+    if function is None or before != after:
+        return True
+    named = stage.name.rpartition(":")[2]
+    return named in function or function in named
 
 
 class _Calls(TorchFunctionMode):
     """Every call of a function of torch or poolkit, and of a module, and where it was made."""
 
-    def __init__(self, offer: Callable[[str, Any, Any], None]) -> None:
+    def __init__(self, offer: Offer) -> None:
         super().__init__()
         self.offer = offer
         self.inside: list[str] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        self.offer(f"{self.inside[-1] if self.inside else ''}:", (args, kwargs), result)
+        scope = self.inside[-1] if self.inside else ""
+        self.offer(f"{scope}:", getattr(func, "__name__", ""), (args, kwargs), result)
         return result
 
     def entering(self, name: str) -> Callable[..., None]:
@@ -79,6 +107,6 @@ class _Calls(TorchFunctionMode):
     def leaving(self, name: str) -> Callable[..., None]:
         def hook(module: nn.Module, inputs: Any, keywords: Any, output: Any) -> None:
             self.inside.pop()
-            self.offer(name, (inputs, keywords), output)
+            self.offer(name, None, (inputs, keywords), output)
 
         return hook
