@@ -9,9 +9,10 @@ from torch import nn
 
 import poolkit.functional as F
 from poolkit import ArgumentError, shift
-from poolkit.audit import aliasing, consistency, effective, intervals, pictures, taps
-from poolkit.audit.report import Field, Stage
+from poolkit.audit import advice, aliasing, consistency, effective, head, intervals, pictures, taps
+from poolkit.audit.report import Border, Consistency, Field, Head, Interval, Report, Stage, Totals
 from poolkit.imaging import ImageError, save_png
+from poolkit.models import VGG16, AlexNet, EfficientNetB0, ResNet18, ResNet50, UNet
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -418,3 +419,233 @@ def test_shifts_of_features():
     x = (wave(3, 64)[:, None] + wave(5, 64)).expand(2, 3, 64, 64)
     wrong = (Field(1, 1, 4.0, 0.0, 0.0, aligned=True),) * 2
     assert moved(nn.Sequential(nn.AvgPool2d(1, 2)), whole, half, field=wrong) > 0.05
+
+
+# ---- Heads --------------------------------------------------------------------------------------
+
+HEADS = [
+    (AlexNet, "flatten + fc", (6, 6), 58_631_144, 95.96, 257_000, 58_621_952, 2_726_696),
+    (VGG16, "flatten + fc", (7, 7), 123_642_856, 89.36, 513_000, 123_633_664, 15_227_688),
+    (ResNet18, "gap", (7, 7), 513_000, 4.39, 513_000, 512_000, None),
+    (ResNet50, "gap", (7, 7), 2_049_000, 8.02, 2_049_000, 2_048_000, None),
+    (EfficientNetB0, "gap", (7, 7), 1_281_000, 24.2, 1_281_000, 1_280_000, None),
+]
+
+
+@pytest.mark.parametrize(
+    ("build", "kind", "grid", "parameters", "share", "gap", "multiply_adds", "total"), HEADS
+)
+def test_published_heads(build, kind, grid, parameters, share, gap, multiply_adds, total):
+    """At a size where AlexNet's and VGG16's own adaptive average makes the published grid."""
+    model = without_drawing(build)
+    if kind == "gap":
+        grid = (2, 2)
+    found = head.describe(model, textured(1, 3, 64, 64))
+    assert (found.kind, found.grid, found.parameters) == (kind, grid, parameters)
+    assert 100 * found.share == pytest.approx(share, abs=0.05 if share == 24.2 else 0.005)
+    assert (found.gap_parameters, found.multiply_adds) == (gap, multiply_adds)
+    if total is not None:
+        whole = sum(parameter.numel() for parameter in model.parameters())
+        assert whole - found.parameters + found.gap_parameters == total
+    assert found.any_size
+    assert found.sizes_tried == (((96, 96), True), ((128, 128), True))
+
+
+def without_drawing(build):
+    """A network with weights that cost no time: small waves instead of random numbers."""
+    with torch.device("meta"):
+        model = build()
+    model = model.to_empty(device="cpu").eval()
+    pattern = 0.05 * torch.sin(torch.arange(1009.0))
+    with torch.no_grad():
+        for tensor in (*model.parameters(), *model.buffers()):
+            if tensor.ndim > 1:
+                tensor.flatten()[:] = pattern.repeat(tensor.numel() // 1009 + 1)[: tensor.numel()]
+            else:
+                tensor.fill_(1)
+    return model
+
+
+class Both(nn.Module):
+    """Means, in two steps, beside maxima, by functions."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+        self.fc = nn.Linear(16, 5)
+
+    def forward(self, x):
+        x = self.conv(x).relu_()
+        return self.fc(torch.cat([x.mean(3).mean(2), x.amax((2, 3))], 1))
+
+
+class Plain(nn.Module):
+    """A flatten by ``view`` and weights that no module holds; ``grid`` is all that it takes."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, 2)
+        self.weight = nn.Parameter(torch.rand(5, 8 * 7 * 7))
+
+    def forward(self, x):
+        return stock.linear(self.conv(x).view(len(x), -1), self.weight)
+
+
+def test_kinds_of_heads():
+    torch.manual_seed(0)
+    x = textured(2, 3, 16, 16)
+    both = head.describe(Both(), x)
+    assert (both.kind, both.name, both.grid) == ("gap + gmp", ":mean", (14, 14))
+    assert (both.parameters, both.gap_parameters) == (16 * 5 + 5, 8 * 5 + 5)
+    assert both.multiply_adds == 2 * 16 * 5
+    plain = head.describe(Plain(), x)
+    assert (plain.kind, plain.name, plain.parameters) == ("flatten + fc", ":view", 8 * 7 * 7 * 5)
+    assert not plain.any_size
+    assert plain.sizes_tried == (((24, 24), False), ((32, 32), False))
+    maxima = head.describe(ResNet18(10, head="gmp").eval(), textured(2, 3, 64, 64))
+    assert (maxima.kind, maxima.name, maxima.parameters) == ("gmp", "avgpool", 5130)
+    unet = head.describe(UNet(2, channels=(4, 6, 8)).eval(), x)
+    assert (unet.kind, unet.grid, unet.parameters) == ("none", (16, 16), 0)
+    assert unet.gap_parameters is None
+    assert unet.any_size
+    words = nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.Flatten(2), nn.Linear(16, 5), nn.Flatten())
+    assert head.describe(words, x) is None
+    line = nn.Sequential(nn.Conv1d(2, 8, 4, 4), nn.AdaptiveAvgPool1d(1), nn.Flatten())
+    assert head.describe(line, textured(2, 2, 32)).grid == (8,)
+
+
+def test_a_pool_that_is_a_map_of_one_cell():
+    """Convolutions of 1 x 1 behind the pool are part of the head."""
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 4, 1))
+    found = head.describe(net, textured(2, 3, 16, 16))
+    assert (found.kind, found.name, found.parameters) == ("gap", "1", 36)
+    assert (found.gap_parameters, found.multiply_adds) == (36, 64)
+
+
+# ---- Advice -------------------------------------------------------------------------------------
+
+
+def totals(**found):
+    return Totals(**dict.fromkeys(Totals.__dataclass_fields__, 0) | found)
+
+
+def report(**found):
+    """Of a model that nothing is wrong with, but for what ``found`` says."""
+    fine = {
+        "model": "m", "input_shape": (8, 3, 64, 64), "machine": {}, "stages": (),
+        "totals": totals(seconds=0.1, seconds_torch=0.1, parameters=100), "head": None,
+        "consistency": (), "recommendations": (), "not_measured": (),
+    }  # fmt: skip
+    return Report(**fine | found)
+
+
+def roll(mean, low):
+    distance, top1 = Interval(mean, low, 2 * mean, 32), Interval(0.75, 0.6, 0.85, 32)
+    return (Consistency("roll", top1, distance, 32, 4, 16.0, 0),)
+
+
+def flat(**found):
+    sizes = (((96, 96), True),)
+    return Head(**{
+        "kind": "flatten + fc", "name": "head", "grid": (6, 6), "parameters": 2400, "share": 0.6,
+        "gap_parameters": 50, "multiply_adds": 0, "any_size": True, "sizes_tried": sizes,
+    } | found)  # fmt: skip
+
+
+def window(name, before, after, field=9, **found):
+    fields = tuple(Field(field, field, 2.0, 0.0, 0.0, aligned=True) for _ in range(2))
+    options = {"kind": "strided conv", "stride": (2, 2), "kernel": (3, 3), "border": None}
+    options |= {"field": fields, "aliasing": None, "ceil_mode": False}
+    return stage(name, (8, 4, before, before), (8, 4, after, after), **options | found)
+
+
+def only(found):
+    (one,) = advice.recommend(found)
+    return one
+
+
+def test_no_number_no_advice():
+    assert advice.recommend(report()) == ()
+    # Numbers that are just not worth a sentence.
+    fine = report(
+        totals=totals(seconds=0.096, seconds_torch=0.1, saved_bytes=96, saved_bytes_torch=100),
+        head=flat(share=0.2),
+        consistency=roll(0.03, 0.01),
+        stages=(window("a", 64, 32, aliasing=0.5, field=70), window("b", 64, 32)),
+    )
+    assert advice.recommend(fine) == ()
+    fine = report(consistency=roll(0.3, 0.2), stages=(window("a", 64, 32, aliasing=0.01),))
+    assert advice.recommend(fine) == ()
+    assert advice.recommend(report(totals=totals(seconds=None, seconds_torch=None))) == ()
+
+
+def test_advice_about_time_and_memory():
+    found = only(report(totals=totals(seconds=0.08, seconds_torch=0.1)))
+    assert found.code == "poolkit.accelerate(model)"
+    assert "100 ms with torch's pooling and 80 ms with poolkit's, 20 % less" in found.text
+    mebi = 2**20
+    found = only(
+        report(
+            totals=totals(
+                saved_bytes=30 * mebi, saved_bytes_torch=230 * mebi,
+                index_bytes=24 * mebi + mebi // 2, index_bytes_torch=196 * mebi,
+            )
+        )
+    )  # fmt: skip
+    assert found.code == "poolkit.accelerate(model)"
+    assert "keeps 230.0 MiB" in found.text
+    assert "indices alone take 24.5 MiB in place of 196.0 MiB" in found.text
+
+
+def test_advice_about_aliasing():
+    stages = (window("a", 64, 32, aliasing=0.05), window("b", 32, 16, aliasing=0.12))
+    found = only(report(consistency=roll(0.1, 0.08), stages=stages))
+    assert found.stage == "b"
+    assert found.code == 'poolkit.rewrite(model, "antialias")  # then fine-tune'
+    for words in ("up to 16 pixels", "by 10 %", "8 % to 20 %", "top class in 25 %", "folds 12 %"):
+        assert words in found.text
+
+
+def test_advice_about_heads():
+    large = report(totals=totals(parameters=4000), head=flat())
+    found = only(large)
+    assert found.stage == "head"
+    assert found.code == 'poolkit.rewrite(model, "gap_head")  # then fine-tune'
+    assert "2,400 of 4,000 parameters, 60 %" in found.text
+    assert "one linear layer would have 50 and take any size" in found.text
+    refused = flat(share=0.1, sizes_tried=(((96, 96), False),))
+    assert "an input of 96 x 96 is refused" in only(report(head=refused)).text
+    assert advice.recommend(report(head=flat(kind="gap"))) == ()
+
+
+def test_advice_about_borders():
+    border = (Border(1, 0, 0, 2, 0), Border(0, 0, 0, 2, 0))
+    pool = window("pool", 25, 12, kind="max", border=border)
+    uneven = report(stages=(pool,), input_shape=(8, 3, 50, 64), totals=totals(divides_by=(16, 16)))
+    found = only(uneven)
+    assert "'pool' drops 1 of 25 and 0 of 25 rows and columns at the border, 4 %" in found.text
+    assert "pad 50 x 64 to 64 x 64, or crop it to 48 x 64" in found.text
+    images = torch.zeros(8, 3, 50, 64)
+    scope = {"torch": torch, "images": images}
+    exec(found.code, scope)
+    assert scope["images"].shape == (8, 3, 64, 64)
+    found = only(report(stages=(pool,), totals=totals(divides_by=None)))
+    model = nn.Sequential()
+    model.pool = nn.MaxPool2d(2)
+    exec(found.code, {"model": model})
+    assert model(torch.zeros(1, 1, 25, 25)).shape == (1, 1, 13, 13)
+
+
+def test_advice_about_fields():
+    stages = (
+        window("stem", 64, 32, 11), window("wide", 32, 16, 70), window("beside", 32, 16, 75),
+        window("late", 16, 8, 140), window("global", 8, 1, 140, kind="global avg", stride=None),
+    )  # fmt: skip
+    found = only(report(stages=stages))
+    assert found.stage == "wide"
+    assert "depends on 70 x 70 pixels, more than the image of 64 x 64 has" in found.text
+    assert "1 stage with a stride follow" in found.text
+    model = nn.Sequential()
+    model.stem = nn.Conv2d(3, 4, 3, 2, 1)
+    exec(found.code, {"model": model})
+    assert model(torch.zeros(1, 3, 8, 8)).shape == (1, 4, 8, 8)
