@@ -598,11 +598,17 @@ def test_advice_about_time_and_memory():
 
 
 def test_advice_about_aliasing():
-    stages = (window("a", 64, 32, aliasing=0.05), window("b", 32, 16, aliasing=0.12))
+    stages = (
+        stage("stem", (8, 3, 64, 64), (8, 4, 64, 64), kind="strided conv", aliasing=0.5),
+        window("a", 64, 32, aliasing=0.05),
+        window("b", 32, 16, aliasing=0.12),
+        window("c", 16, 8, aliasing=0.3, kind="slicing"),
+    )
     found = only(report(consistency=roll(0.1, 0.08), stages=stages))
     assert found.stage == "b"
-    assert found.code == 'poolkit.rewrite(model, "antialias")  # then fine-tune'
-    for words in ("up to 16 pixels", "by 10 %", "8 % to 20 %", "top class in 25 %", "folds 12 %"):
+    assert found.code == 'poolkit.rewrite(model, "antialias", images)  # then fine-tune'
+    for words in ("up to 16 pixels", "by 10 %", "8 % to 20 %", "top class in 25 %", "folds 12 %",
+                  "most of 2 stages"):  # fmt: skip
         assert words in found.text
 
 
@@ -610,7 +616,7 @@ def test_advice_about_heads():
     large = report(totals=totals(parameters=4000), head=flat())
     found = only(large)
     assert found.stage == "head"
-    assert found.code == 'poolkit.rewrite(model, "gap_head")  # then fine-tune'
+    assert found.code == 'poolkit.rewrite(model, "gap_head", images)  # then fine-tune'
     assert "2,400 of 4,000 parameters, 60 %" in found.text
     assert "one linear layer would have 50 and take any size" in found.text
     refused = flat(share=0.1, sizes_tried=(((96, 96), False),))

@@ -6,6 +6,9 @@ from .report import Consistency, Recommendation, Report, Stage
 
 __all__ = ["recommend"]
 
+# What the policy "antialias" changes; it leaves the layer that reads the image: the most expensive.
+BLURRED = ("max", "avg", "strided conv")
+
 # From where on a number is worth a sentence.
 FASTER = 0.05  # of the model's time: less is within what two runs differ by
 SMALLER = 0.05  # of what training keeps
@@ -30,7 +33,8 @@ def recommend(report: Report) -> tuple[Recommendation, ...]:
     - a larger image or a smaller stride where a field is larger than the image and more windows
       follow.
 
-    Surgery changes what a trained network computes: those lines say that it needs fine-tuning.
+    Surgery changes what a trained network computes: those lines say that it needs fine-tuning. In
+    the code, ``model`` is the model and ``images`` its input.
     """
     parts = (_speed, _memory, _aliasing, _head, _border, _field)
     return tuple(found for part in parts for found in part(report))
@@ -67,7 +71,14 @@ def _memory(report: Report) -> Iterator[Recommendation]:
 
 def _aliasing(report: Report) -> Iterator[Recommendation]:
     roll = next((c for c in report.consistency if c.kind == "roll"), None)
-    folding = [s for s in report.stages if s.aliasing is not None and s.aliasing >= FOLDED]
+    folding = [
+        stage
+        for stage in report.stages
+        if stage.kind in BLURRED
+        and stage.aliasing is not None
+        and stage.aliasing >= FOLDED
+        and stage.input_shape != report.input_shape
+    ]
     if roll is None or roll.distance.low < MOVED or not folding:
         return
     worst = max(folding, key=lambda stage: stage.aliasing or 0.0)
@@ -75,7 +86,7 @@ def _aliasing(report: Report) -> Iterator[Recommendation]:
         f"{_instability(roll)}; '{worst.name}' folds {_percent(worst.aliasing or 0.0)} of its "
         f"map's energy, the most of {_count(len(folding), 'stage')} that fold {_percent(FOLDED)} "
         "or more. A blur before the stride takes that energy off.",
-        'poolkit.rewrite(model, "antialias")  # then fine-tune',
+        'poolkit.rewrite(model, "antialias", images)  # then fine-tune',
         worst.name,
     )
 
@@ -109,7 +120,7 @@ def _head(report: Report) -> Iterator[Recommendation]:
     yield Recommendation(
         f"{text}. Global average pooling and one linear layer would have "
         f"{head.gap_parameters:,} and take any size.",
-        'poolkit.rewrite(model, "gap_head")  # then fine-tune',
+        'poolkit.rewrite(model, "gap_head", images)  # then fine-tune',
         head.name,
     )
 
