@@ -141,7 +141,7 @@ def adaptive(sight: Sight, window: Window, reduction: str) -> Outcome:
 
 @rule("max_pool", "max_pool_offsets", "avg_pool", "l2_pool", "lp_pool")
 def _packed(op: Op, sight: Sight) -> Outcome:
-    """poolkit's own operators, as exported programs call them."""
+    """Poolkit's own operators, as exported programs call them."""
     packed = next(a for a in op.args[1:] if isinstance(a, str) or geometry.is_sequence(a))
     window, _ = geometry.unpack(packed)
     kind = "max" if op.name.startswith("max") else "avg" if op.name == "avg_pool" else "lp"

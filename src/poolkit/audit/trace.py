@@ -14,9 +14,9 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..window import Window
 from . import fields, rules, windows
-from . import places as places  # its rules
 from .calls import Calls, Function, title
 from .fields import Sight
+from .places import sized
 from .rules import Found, Op
 
 
@@ -100,6 +100,7 @@ class Trace(Calls):
         self._powers: Any = WeakTensorKeyDictionary()
         self._numbers: dict[str, int] = {}
         self._running: _Running | None = None
+        self._meeting = False
 
     def run(self, *inputs: Any) -> Any:
         """Run the model, whose first input is the image."""
@@ -157,9 +158,16 @@ class Trace(Calls):
         if not tensors or not outputs:
             return
         event.input, event.output = _spec(tensors[0]), _spec(outputs[0])
+        self._met(event, function, args, keywords)
+
+    def _met(self, event: Event, function: Function, args: Any, keywords: Any) -> None:
         event.call = self._recorded(function, args, keywords)
         if self.meet is not None:
-            self.meet(event, function, args, keywords)
+            self._meeting = True
+            try:
+                self.meet(event, function, args, keywords)
+            finally:
+                self._meeting = False
 
     def _recorded(self, function: Function, args: Any, keywords: Any) -> Call:
         return Call(function, tree_map(_plain, tuple(args)), tree_map(_plain, dict(keywords)))
@@ -168,6 +176,8 @@ class Trace(Calls):
 
     def operation(self, func: Any, args: Any, keywords: dict[str, Any], out: Any) -> None:
         """An operation was run."""
+        if self._meeting:
+            return
         count = flop_registry.get(func._overloadpacket)  # noqa: SLF001  the registry's keys
         multiply_adds = count(*args, **keywords, out_val=out) // 2 if count is not None else 0
         self.multiply_adds += multiply_adds
@@ -196,9 +206,7 @@ class Trace(Calls):
             sight = self._add(found, args[0], outputs[0], sight, weights, multiply_adds)
             event = self.events[-1]
             if self._running is None:
-                event.call = self._recorded(func, args, keywords)
-                if self.meet is not None:
-                    self.meet(event, func, args, keywords)
+                self._met(event, func, args, keywords)
         elif name == "cat" and not quiet:
             sight = self._gathered(args[0], outputs[0], sight)
         for output in outputs:
@@ -206,7 +214,7 @@ class Trace(Calls):
             if output.shape != outputs[0].shape:
                 if output.ndim != outputs[0].ndim or isinstance(out, tuple):
                     continue
-                own = places.sized(sight, output.shape)
+                own = sized(sight, output.shape)
             self._put(output, own)
 
     def sight(self, value: Any) -> Sight | None:
@@ -323,9 +331,9 @@ class Trace(Calls):
         self._put(base, sight)
 
 
-class _Dispatched(TorchDispatchMode):
+class _Dispatched(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own
     def __init__(self, trace: Trace) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.trace = trace
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

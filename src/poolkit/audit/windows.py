@@ -1,6 +1,5 @@
 """The windows of poolkit's own functions, told by their arguments, and of several steps as one."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -84,8 +83,7 @@ def of_image(window: Window, sight: Sight) -> Window:
 def both(first: Found, second: Found) -> Found:
     """Two slices along different axes as one."""
     axes = tuple(
-        b if b.stride > 1 else a
-        for a, b in zip(first.window.axes, second.window.axes, strict=True)
+        b if b.stride > 1 else a for a, b in zip(first.window.axes, second.window.axes, strict=True)
     )
     starts = tuple(a + b for a, b in zip(first.starts, second.starts, strict=True))
     return Found(first.kind, Window(axes), starts=starts)
@@ -94,5 +92,3 @@ def both(first: Found, second: Found) -> Found:
 def dense(window: Window) -> Window:
     """As wide as its strides: every cell is in one window."""
     return Window(tuple(a._replace(kernel=a.stride, before=0) for a in window.axes))
-
-
