@@ -74,19 +74,21 @@ class Line:
         if self.size is None or other.size is None:  # a global branch is aligned with all
             local = other if self.size is None else self
             return replace(local, shortest=least, whole=whole)
-        low = min(line._low() for line in (self, other))
-        high = max(line._high() for line in (self, other))
+        low = min(line.low() for line in (self, other))
+        high = max(line.high() for line in (self, other))
         same = self.start == other.start and self.stride == other.stride
         return Line(
             high - low + 1, least, whole, (low + high) / 2, max(self.stride, other.stride),
             self.aligned and other.aligned and same,
         )  # fmt: skip
 
-    def _low(self) -> Fraction:
+    def low(self) -> Fraction:
+        """The first pixel of the first value's field."""
         assert self.size is not None
         return self.start - (self.size - 1) / 2
 
-    def _high(self) -> Fraction:
+    def high(self) -> Fraction:
+        """Its last pixel."""
         assert self.size is not None
         return self.start + (self.size - 1) / 2
 
@@ -224,6 +226,32 @@ def absorbed(sight: Sight, dims: Iterable[int], keep: bool = False) -> Sight:
         if keep or dim not in gone
     ]
     return replace(sight, dims=tuple(kept), lines=tuple(lines))
+
+
+def seen(sight: Sight) -> tuple[Line, ...]:
+    """What all values at one place of the map see, those that lie in other dimensions too."""
+    coarse = _steps(sight)
+    lines = absorbed(sight, fine_dims(sight)).lines
+    return tuple(replace(line, stride=coarse.get(i, line.stride)) for i, line in enumerate(lines))
+
+
+def fine_dims(sight: Sight) -> list[int]:
+    """Dimensions that walk within the steps of another, as channels after space to depth."""
+    coarse = _steps(sight)
+    return [
+        dim
+        for dim, parts in enumerate(sight.dims)
+        if any(p.axis is not None and p.step < coarse[p.axis] for p in parts)
+    ]
+
+
+def _steps(sight: Sight) -> dict[int, Fraction]:
+    """Pixels from place to place of the map, along every axis that any dimension walks along."""
+    steps: dict[int, Fraction] = {}
+    for part in (part for dim in sight.dims for part in dim):
+        if part.axis is not None:
+            steps[part.axis] = max(part.step, steps.get(part.axis, part.step))
+    return steps
 
 
 def global_over(sight: Sight, axes: Iterable[int], direct: bool = False) -> Sight:

@@ -10,14 +10,25 @@ from torch import Tensor
 from ..window import Axis, Window
 from . import fields
 from .fields import Part, Sight
-from .rules import Found, Op, Outcome, rule
+from .rules import Found, Op, Outcome, reduced, rule
 
 
 @rule("view", "_unsafe_view", "reshape", "_reshape_alias", "_reshape_copy", "view_copy")
 def _view(op: Op, sight: Sight) -> Outcome:
     shape = op.result.shape
     after = fields.viewed(sight, shape)
-    return (after or fields.constant(shape, sight, "a reshape across axes")), None
+    if after is None:
+        return fields.constant(shape, sight, "a reshape across axes"), None
+    mixed = [i for i, dim in enumerate(after.dims) if _is_mixed(dim)]
+    if not mixed or any(map(_is_mixed, sight.dims)) or not fields.fine_dims(after):
+        return after, None
+    window = reduced(after, mixed)  # cells of a place become channels
+    return after, None if window is None else Found("space to depth", window)
+
+
+def _is_mixed(dim: fields.Dim) -> bool:
+    """Whether a dimension is both channels and places."""
+    return {part.axis is None for part in dim if part.length > 1} == {True, False}
 
 
 @rule("permute")
@@ -202,10 +213,12 @@ def _unpool(op: Op, sight: Sight) -> Outcome:
     return _upsampled(op, sight, op.result.ndim - 2, 1, None), None
 
 
-@rule(*(f"{prefix}upsample_{mode}{suffix}"
-        for prefix in ("", "_") for suffix in ("", "_aa")
-        for mode in ("nearest1d", "nearest2d", "nearest3d", "nearest_exact1d", "nearest_exact2d",
-                     "nearest_exact3d", "linear1d", "bilinear2d", "trilinear3d", "bicubic2d")))  # fmt: skip
+MODES = ("nearest1d", "nearest2d", "nearest3d", "nearest_exact1d", "nearest_exact2d",
+         "nearest_exact3d", "linear1d", "bilinear2d", "trilinear3d", "bicubic2d")  # fmt: skip
+SCALING = tuple(f"{_}upsample_{mode}{aa}" for _ in ("", "_") for mode in MODES for aa in ("", "_aa"))
+
+
+@rule(*SCALING)
 def _resize(op: Op, sight: Sight) -> Outcome:
     """Interpolation; nearest, to fewer cells, is a slice."""
     x, y = op.args[0], op.result

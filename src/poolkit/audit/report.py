@@ -49,6 +49,7 @@ class Field:
     is ``start`` less that). ``aligned`` is false where branches meet whose centres differ.
     ``local`` is the longest path through no global operation: ``size`` where that is finite, 851 in
     EfficientNet-B0, whose squeeze and excitation see the whole image; ``None`` if there is none.
+    Of a global pool ``local`` and ``phase`` are those of the map that it reads.
     """
 
     size: int | None

@@ -236,7 +236,7 @@ def _reduction(op: Op, sight: Sight) -> Outcome:
     dims = [given] if isinstance(given, int) else list(given or range(rank))
     dims = [dim % rank for dim in dims]
     keep = op.result.ndim == rank
-    window = _reduced(sight, dims)
+    window = reduced(sight, dims)
     after = fields.absorbed(sight, dims, keep)
     if window is None:
         return after, None
@@ -257,7 +257,7 @@ def _swallowed(sight: Sight, dims: Sequence[int]) -> set[int]:
     return {p.axis for i in dims for p in sight.dims[i] if p.axis is not None} - rest
 
 
-def _reduced(sight: Sight, dims: Sequence[int]) -> Window | None:
+def reduced(sight: Sight, dims: Sequence[int]) -> Window | None:
     """The windows that a sum over dimensions has along the axes of the image."""
     axes = []
     for axis in range(len(sight.lines)):
@@ -297,6 +297,12 @@ def _attention(op: Op, sight: Sight) -> Outcome:
     seen = fields.merged([s for s in map(op.sight, op.args[:3]) if s is not None])
     after = fields.global_over(replace(seen, dims=sight.dims), range(len(seen.lines)))
     return after.with_dim(len(sight.dims) - 1, (Part(op.result.shape[-1]),)), None
+
+
+@rule("new_empty", "new_zeros", "new_ones", "new_full", "new_empty_strided", "empty_like",
+      "zeros_like", "ones_like", "full_like", "rand_like", "randn_like")  # fmt: skip
+def _fresh(op: Op, sight: Sight) -> Outcome:
+    return None, None
 
 
 ANY_ARGUMENT = {"mm", "addmm", "bmm", "baddbmm", "matmul", "cat", "stack", "copy_"}

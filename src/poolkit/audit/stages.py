@@ -6,6 +6,7 @@ from dataclasses import replace
 from .. import cost
 from .. import window as geometry
 from ..window import Axis
+from . import fields
 from .report import Border, Field, Stage
 from .swap import Saved, saved_by
 from .trace import Event
@@ -59,12 +60,14 @@ def _saved(event: Event) -> tuple[Saved, Saved]:
 
 
 def _fields(event: Event) -> tuple[Field, ...]:
-    found = [line.report() for line in event.sight.lines]
+    found = [line.report() for line in fields.seen(event.sight)]
     if not event.found.kind.startswith("global"):
         return tuple(found)
-    # What the values that it pools see.
-    before = [line.report().local for line in event.before.lines]
-    return tuple(replace(f, local=b) for f, b in zip(found, before, strict=True))
+    # What the values that it pools see, and how far they are off the centre.
+    before = [line.report() for line in fields.seen(event.before)]
+    return tuple(
+        replace(f, local=b.local, phase=b.phase) for f, b in zip(found, before, strict=True)
+    )
 
 
 def border(axis: Axis, ceil_mode: bool = False) -> Border:

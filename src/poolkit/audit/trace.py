@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -197,10 +197,11 @@ class Trace(Calls):
             self._fill(args[0], sight)
         if sight is None:
             return
-        if sight.lost:
-            self.lost[sight.lost] = None
-            found = None
         quiet = self._running is not None and self._running.quiet
+        if sight.lost:
+            found = None
+            if not quiet:
+                self.lost[sight.lost] = None
         if found is not None and not quiet:
             weights = tuple(a for a in args if isinstance(a, nn.Parameter))
             sight = self._add(found, args[0], outputs[0], sight, weights, multiply_adds)
@@ -301,7 +302,12 @@ class Trace(Calls):
             self._numbers[event.name] -= 1
         window = windows.dense(slices[0].window)
         kept = frozenset(stage for stage in sight.stages if stage < first)
-        sight = Sight(sight.dims, sight.lines, kept | {first}, sight.lost)
+        lines = slices[0].before.lines
+        for i, axis in enumerate(window.axes):
+            reach = (axis.kernel - 1) * lines[i].stride
+            grown = replace(lines[i].grown(reach, reach / 2), stride=lines[i].stride * axis.stride)
+            lines = (*lines[:i], grown, *lines[i + 1 :])
+        sight = Sight(sight.dims, lines, kept | {first}, sight.lost)
         name = slices[0].name
         number = self._numbers[name] = self._numbers[name] + 1
         found = Found("space to depth", window)
