@@ -306,7 +306,7 @@ class Mixed(nn.Module):
         options = {"padding": 1, "padding_mode": "circular"}
         self.conv = nn.Conv2d(3, channels, 3, 2, **options)
         self.relu = nn.ReLU(inplace=True)
-        self.also = self.pool = nn.MaxPool2d(2, return_indices=True)
+        self.pool = nn.MaxPool2d(2, return_indices=True)
 
     def forward(self, x):
         x = self.relu(self.conv(x))
@@ -343,6 +343,16 @@ def test_taps_of_modules_and_functions():
         if right is not None:
             torch.testing.assert_close(got, right)
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_taps_of_an_exported_program():
+    """Stages have the names that they have in the model itself."""
+    model, x = Mixed().eval(), textured(2, 3, 64, 64)
+    program = torch.export.export(model, (x,)).module()
+    with torch.no_grad():
+        found, expected = (taps.maps(net, x, MIXED[:5]) for net in (program, model))
+    for got, right in zip(found, expected, strict=True):
+        torch.testing.assert_close(got, right)
 
 
 def test_taps_leave_no_hook_after_an_exception():

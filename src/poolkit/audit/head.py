@@ -10,7 +10,7 @@ from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
 from .report import Head
-from .taps import tensors, watched
+from .taps import Results, tensors
 
 __all__ = ["describe"]
 
@@ -51,7 +51,7 @@ def describe(model: nn.Module, input: Tensor) -> Head | None:
     """
     log = _Log(model, input)
     with torch.no_grad(), log.counter:
-        output = watched(model, input, log.offer)
+        output = log.run(input)
     scores = next(iter(tensors(output)), None)
     if log.map is None or scores is None:
         return None
@@ -83,31 +83,27 @@ def _cells(value: Tensor, input: Tensor) -> int:
     return math.prod(value.shape[2:]) if value.ndim == input.ndim else 1
 
 
-class _Log:
+class _Log(Results):
     """The last map of a run, and what came after it."""
 
     def __init__(self, model: nn.Module, input: Tensor) -> None:
-        self.model, self.input = model, input
+        super().__init__(model)
+        self.input = input
         self.counter = FlopCounterMode(display=False)
         self.map: Tensor | None = None
         self.before = 0  # floating-point operations up to the map
         self.vectors: list[tuple[str, Tensor]] = []
         self.parameters: set[nn.Parameter] = set()
 
-    def offer(self, key: str, function: str | None, inputs: Any, output: Any) -> None:
-        if function is None:
+    def seen(self, where: str, function: str, inputs: Any, result: Tensor) -> None:
+        if result.ndim < 2 or len(result) != len(self.input):
             return
-        for value in tensors(output)[:1]:
-            if value.ndim < 2 or len(value) != len(self.input):
-                continue
-            if _cells(value, self.input) > 1:
-                self.map, self.before = value, self.counter.get_total_flops()
-                self.vectors, self.parameters = [], set()
-                return
-            if value.ndim in (2, self.input.ndim):
-                module = key.removesuffix(":")
-                inner = next(self.model.get_submodule(module).children(), None) is not None
-                self.vectors.append((f"{module}:{function}" if inner else module, value))
+        if _cells(result, self.input) > 1:
+            self.map, self.before = result, self.counter.get_total_flops()
+            self.vectors, self.parameters = [], set()
+            return
+        if result.ndim in (2, self.input.ndim):
+            self.vectors.append((where + function if where.endswith(":") else where, result))
         self.parameters |= {x for x in tensors(inputs) if isinstance(x, nn.Parameter)}
 
     def kind(self) -> tuple[str | None, str]:

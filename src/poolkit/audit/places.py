@@ -215,7 +215,9 @@ def _unpool(op: Op, sight: Sight) -> Outcome:
 
 MODES = ("nearest1d", "nearest2d", "nearest3d", "nearest_exact1d", "nearest_exact2d",
          "nearest_exact3d", "linear1d", "bilinear2d", "trilinear3d", "bicubic2d")  # fmt: skip
-SCALING = tuple(f"{_}upsample_{mode}{aa}" for _ in ("", "_") for mode in MODES for aa in ("", "_aa"))
+SCALING = tuple(
+    f"{_}upsample_{mode}{aa}" for _ in ("", "_") for mode in MODES for aa in ("", "_aa")
+)
 
 
 @rule(*SCALING)

@@ -1,28 +1,25 @@
 """The maps that stages put out, with their graph, from one run of a model."""
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from .calls import Calls, Function, title
 from .report import Stage
 
-__all__ = ["maps", "tensors", "watched"]
-
-Offer = Callable[[str, str | None, Any, Any], None]
+__all__ = ["Results", "maps", "tensors"]
 
 
 def maps(model: nn.Module, input: Tensor, stages: Sequence[Stage]) -> list[Tensor | None]:
     """What every stage put out for ``input``; None where no call fits a stage.
 
-    A stage that is a module puts out what the module returns. One that is a function (its name is
-    that of the module whose ``forward`` calls it, a colon, and that of the function) is recognised
-    by where it is called and by the sizes of what goes in and comes out, in the order of the calls;
-    if both are equal, which is true of many a function, by its name too. Gradients are on as
-    the caller has them. The maps are copies: what a later layer does in place does not reach them.
+    A stage is recognised by where it is called and by the size of what comes out, in the order of
+    the calls; outside a layer also by the size of what goes in and, if both are equal, which is
+    true of many a function, by its name. Gradients are on as the caller has them. The maps are
+    copies: what a later layer does in place does not reach them.
 
     Args:
         model: any module; it is run once, as it is, and its hooks are as before, also after an
@@ -30,46 +27,9 @@ def maps(model: nn.Module, input: Tensor, stages: Sequence[Stage]) -> list[Tenso
         input: any number of images of the size that the stages were found with.
         stages: in the order of their calls.
     """
-    found: list[Tensor | None] = [None] * len(stages)
-    waiting: dict[str, list[int]] = defaultdict(list)
-    own = {module: name for name, module in model.named_modules()}
-    names = {name: own[module] for name, module in model.named_modules(remove_duplicate=False)}
-    for index, stage in enumerate(stages):
-        scope, colon, _ = stage.name.rpartition(":")
-        module = scope if colon else stage.name
-        waiting[names.get(module, module) + colon].append(index)
-
-    def offer(key: str, function: str | None, inputs: Any, output: Any) -> None:
-        for result in tensors(output)[:1]:
-            for index in waiting.get(key, ()):
-                if _fits(stages[index], function, inputs, result):
-                    found[index] = result.clone()
-                    waiting[key].remove(index)
-                    return
-
-    watched(model, input, offer)
-    return found
-
-
-def watched(model: nn.Module, input: Tensor, offer: Offer) -> Any:
-    """Run a model and offer every call of a module or function; the model's answer.
-
-    ``offer`` gets the name of the module, or that of the innermost module and a colon; None for a
-    module, or the function's name; what went in and what came out.
-    """
-    calls = _Calls(offer)
-    hooks = []
-    for name, module in model.named_modules():
-        hooks += [
-            module.register_forward_pre_hook(calls.entering(name)),
-            module.register_forward_hook(calls.leaving(name), with_kwargs=True),
-        ]
-    try:
-        with calls:
-            return model(input)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    taps = _Taps(model, stages)
+    taps.run(input)
+    return taps.found
 
 
 def tensors(values: Any) -> list[Tensor]:
@@ -77,36 +37,64 @@ def tensors(values: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
 
 
-def _fits(stage: Stage, function: str | None, inputs: Any, result: Tensor) -> bool:
+class Results(Calls):
+    """Sees the result of every function that a model calls, not of those that these call."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        self._running = False
+
+    def seen(self, where: str, function: str, inputs: Any, result: Tensor) -> None:
+        """The first tensor that a function gave.
+
+        ``where`` is the name of the layer that called it; of a module that is none, its name and a
+        colon: with the name of the function, that of a stage.
+        """
+        raise NotImplementedError
+
+    def call(self, function: Function, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+        """The function's result."""
+        if self._running:
+            return function(*args, **keywords)
+        self._running = True
+        try:
+            output = function(*args, **keywords)
+            frame = self.frames[-1] if self.frames else None
+            where = "" if frame is None else frame.name
+            if frame is None or not frame.whole:
+                where += ":"
+            for result in tensors(output)[:1]:
+                self.seen(where, title(function), (args, keywords), result)
+        finally:
+            self._running = False
+        return output
+
+
+class _Taps(Results):
+    def __init__(self, model: nn.Module, stages: Sequence[Stage]) -> None:
+        super().__init__(model)
+        self.stages = stages
+        self.found: list[Tensor | None] = [None] * len(stages)
+        self.waiting: dict[str, list[int]] = defaultdict(list)
+        for index, stage in enumerate(stages):
+            scope, colon, _ = stage.name.rpartition(":")
+            self.waiting[scope + colon or stage.name].append(index)
+
+    def seen(self, where: str, function: str, inputs: Any, result: Tensor) -> None:
+        for index in self.waiting.get(where, ()):
+            if _fits(self.stages[index], function, inputs, result):
+                self.found[index] = result.clone()
+                self.waiting[where].remove(index)
+                return
+
+
+def _fits(stage: Stage, function: str, inputs: Any, result: Tensor) -> bool:
     before, after = stage.input_shape[1:], stage.output_shape[1:]
-    if result.shape[1:] != after or all(x.shape[1:] != before for x in tensors(inputs)):
+    _, colon, named = stage.name.rpartition(":")
+    if result.shape[1:] != after:
         return False
-    if function is None or before != after:
-        return True
-    named = stage.name.rpartition(":")[2]
-    return named in function or function in named
-
-
-class _Calls(TorchFunctionMode):
-    """Every call of a function of torch or poolkit, and of a module, and where it was made."""
-
-    def __init__(self, offer: Offer) -> None:
-        super().__init__()
-        self.offer = offer
-        self.inside: list[str] = []
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        scope = self.inside[-1] if self.inside else ""
-        self.offer(f"{scope}:", getattr(func, "__name__", ""), (args, kwargs), result)
-        return result
-
-    def entering(self, name: str) -> Callable[..., None]:
-        return lambda module, inputs: self.inside.append(name)
-
-    def leaving(self, name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: Any, keywords: Any, output: Any) -> None:
-            self.inside.pop()
-            self.offer(name, None, (inputs, keywords), output)
-
-        return hook
+    if not colon:
+        return True  # a layer may pad what it got before it calls the function
+    if all(x.shape[1:] != before for x in tensors(inputs)):
+        return False
+    return before != after or named in function or function in named
