@@ -84,9 +84,7 @@ def width(energy: Tensor) -> tuple[float, ...]:
         others = [other for other in range(energy.ndim) if other != axis]
         profile = energy.double().sum(others) if others else energy.double()
         before = torch.cat([profile.new_zeros(1), profile.cumsum(0)])
-        # A hair less, so that rounding costs no cell.
-        wanted = before[:-1] + SHARE * before[-1] * (1 - 1e-12)
-        ends = torch.searchsorted(before, wanted)
+        ends = torch.searchsorted(before, before[:-1] + SHARE * before[-1])
         starts = torch.arange(len(profile))
         result.append(float((ends - starts)[ends <= len(profile)].min()))
     return tuple(result)
