@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from poolkit import audit, models
+from poolkit.audit.auditor import PARTS
 from poolkit.models import BasicBlock, Bottleneck, ResNet
 
-NOTHING = ("sizes", "time", "head", "aliasing", "fields", "consistency")
 MIB = 2**20
 
 
-def meta(build, side=224, batch=1, skip=NOTHING):
+def meta(build, side=224, batch=1, skip=PARTS):
     """The report of a model without values."""
     with torch.device("meta"):
         model = build()

@@ -23,7 +23,7 @@ from .trace import Trace
 
 Images = Tensor | str | os.PathLike[str] | None
 
-PARTS = ("sizes", "time", "head", "aliasing", "fields", "consistency")
+PARTS = ("memory", "sizes", "time", "head", "aliasing", "fields", "consistency")
 """What can be skipped, in the order in which it is measured."""
 
 UNCOUNTED = Unmeasured(
@@ -55,6 +55,7 @@ def run(
         audited = _Audit(model, x, title, step)
         audited.describe()
         parts: dict[str, Callable[[], None]] = {
+            "memory": audited.memory,
             "sizes": audited.sizes,
             "time": lambda: audited.time(seconds),
             "head": audited.head,
@@ -72,6 +73,7 @@ def run(
 
 
 LABELS = {
+    "memory": "saved bytes of the whole model (the totals are sums of the stages)",
     "sizes": "input sizes",
     "time": "time",
     "head": "head",
@@ -93,6 +95,7 @@ class _Audit:
         self.seconds: tuple[float | None, float | None] = (None, None)
         self.the_head: Any = None
         self.moves: tuple[Any, ...] = ()
+        self.saved: tuple[int, int] | None = None
 
     def missing(self, what: str, why: str) -> None:
         """Note what was not measured."""
@@ -116,9 +119,9 @@ class _Audit:
             self.missing(
                 f"bytes and seconds of {', '.join(unseen)}", "it is part of a larger function"
             )
-        self._train()
 
-    def _train(self) -> None:
+    def memory(self) -> None:
+        """What a training step keeps, with torch's pooling and with poolkit's."""
         shape, dtype = self.x.shape, self.x.dtype
         evaluating(self.model, training=True)
         sides: tuple[swap.Side, ...] = ("torch", "poolkit")
@@ -126,14 +129,8 @@ class _Audit:
             found = [swap.saved_in_training(self.model, shape, dtype, side) for side in sides]
             self.saved = (found[0].total, found[1].total)
         except Exception as error:  # noqa: BLE001  whatever it is, it is the reason
-            self.saved = (
-                sum(s.saved_bytes_torch for s in self.stages),
-                sum(s.saved_bytes for s in self.stages),
-            )
-            self.missing(
-                "saved bytes of the whole model (the totals are the stages')",
-                f"a training step without values failed: {_words(error)}",
-            )
+            why = f"a training step without values failed: {_words(error)}"
+            self.missing(LABELS["memory"], why)
         finally:
             evaluating(self.model)
 
@@ -211,14 +208,18 @@ class _Audit:
         """All of it."""
         if any(s.seconds is None for s in self.stages) and self.seconds[0] is not None:
             self.missing("seconds of slices", "they move nothing")
+        saved = self.saved or (
+            sum(s.saved_bytes_torch for s in self.stages),
+            sum(s.saved_bytes for s in self.stages),
+        )
         totals = Totals(
             parameters=sum(p.numel() for p in self.model.parameters()),
             multiply_adds=self.trace.multiply_adds,
             comparisons=sum(s.comparisons for s in self.stages),
             additions=sum(s.additions for s in self.stages),
             output_bytes=sum(s.output_bytes for s in self.stages),
-            saved_bytes=self.saved[1],
-            saved_bytes_torch=self.saved[0],
+            saved_bytes=saved[1],
+            saved_bytes_torch=saved[0],
             index_bytes=sum(s.index_bytes for s in self.stages),
             index_bytes_torch=sum(s.index_bytes_torch for s in self.stages),
             seconds=self.seconds[1],
