@@ -15,7 +15,10 @@ from torch.nn import functional as stock
 from torch.utils._pytree import tree_map
 
 from .. import functional as ours
+from .. import ops
+from .. import window as geometry
 from .calls import Calls, Function, title
+from .rules import hangs_over
 from .trace import Call, Spec
 
 Side = Literal["torch", "poolkit"]
@@ -27,6 +30,8 @@ BOTH = frozenset(name for name in ours.__all__ if hasattr(stock, name))
 def served(function: Function, side: Side) -> Function | None:
     """What a side has in a function's place; None if that is the function itself."""
     name = title(function)
+    if name in PACKED and getattr(function, "namespace", "") == "poolkit":
+        return functools.partial(_packed, name, side)
     is_ours = getattr(function, "__module__", "").startswith("poolkit.")
     if is_ours == (side == "poolkit"):
         return None
@@ -50,6 +55,36 @@ def _without_defaults(function: Function, other: Function) -> Function:
         return other(*args, **said)
 
     return call
+
+
+PACKED = ("max_pool", "max_pool_offsets", "avg_pool", "l2_pool")
+"""Operators of poolkit's that an exported program calls with a packed window."""
+
+
+def _packed(name: str, side: Side, x: Tensor, packed: Any) -> Any:
+    """What a node of an exported program stands for, with derivatives."""
+    window, _ = geometry.unpack(packed)
+    if side == "poolkit":
+        return getattr(ops, name)(x, window)
+    axes, rank = window.axes, window.rank
+    if name == "l2_pool" or any(a.before != a.after for a in axes):
+        raise TypeError(name)
+    kind = name[:3]
+    if any(a.stride == 0 for a in axes) or all(a.out == 1 for a in axes):
+        return getattr(stock, f"adaptive_{kind}_pool{rank}d")(x, window.output_size)
+    kernel, stride, before, dilation = (
+        tuple(getattr(a, field) for a in axes)
+        for field in ("kernel", "stride", "before", "dilation")
+    )
+    ceil_mode = hangs_over(window)
+    if kind == "avg":
+        pool = getattr(stock, f"avg_pool{rank}d")
+        divisor = (window.divisor or None,) if rank > 1 else ()
+        return pool(x, kernel, stride, before, ceil_mode, window.include_pad, *divisor)
+    both = getattr(stock, f"max_pool{rank}d_with_indices")(
+        x, kernel, stride, before, dilation, ceil_mode
+    )
+    return both if name == "max_pool_offsets" else both[0]
 
 
 def calling(function: Function, side: Side, args: Any, keywords: Any) -> Any:
@@ -199,7 +234,8 @@ def fastest(runs: Iterable[Callable[[], object]], seconds: float, device: torch.
     """The smallest time of each of several runs, taken in turns, once each is warm."""
     steps = list(runs)
     best = [math.inf] * len(steps)
-    with torch.inference_mode():
+    # Not inference mode: a model may keep what it computes.
+    with torch.no_grad():
         start = time.perf_counter()
         for count in range(MOST + 1):
             for i, step in enumerate(steps):
