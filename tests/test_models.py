@@ -21,6 +21,7 @@ from poolkit.models import (
     ResNet18,
     ResNet50,
     ResNet50D,
+    UNet,
     downsampling_path,
 )
 
@@ -99,6 +100,18 @@ def test_other_residual_networks():
     assert parameters(on_meta(ResNet, BasicBlock, (3, 4, 6, 3))) == 21_797_672
     assert parameters(on_meta(ResNet, Bottleneck, (3, 4, 23, 3))) == 44_549_160
     assert parameters(on_meta(ResNet18, stem="d", shortcut="avg")) == 11_708_744
+
+
+def test_size_of_unet():
+    """Of 3 x 3 convolutions, 2 x 2 transposed ones and the head, with biases, for one channel."""
+    down = [(1, 64), (64, 128), (128, 256), (256, 512), (512, 1024)]
+    up = [(outer, inner) for inner, outer in down[:0:-1]]
+    convolutions = [*down, *((b, b) for _, b in down), *up, *((b, b) for _, b in up)]
+    size = sum(9 * a * b + b for a, b in convolutions)
+    size += sum(4 * a * b + b for a, b in up) + 64 * 2 + 2
+    assert size == 31_030_658
+    assert parameters(on_meta(UNet, in_channels=1)) == size
+    assert parameters(on_meta(UNet)) == size + 2 * 9 * 64 == 31_031_810
 
 
 # ---- Names of the weights -----------------------------------------------------------------------
@@ -251,6 +264,29 @@ def test_pools_of_every_choice_leave_the_same_maps(model, side):
     assert len(sizes[0]) == 1
 
 
+@pytest.mark.parametrize("up", ["transposed", "bilinear"])
+@pytest.mark.parametrize("pool", ["max", "avg", "conv"])
+def test_unet_is_as_large_as_the_image(pool, up):
+    net = on_meta(UNet, 5, in_channels=1, channels=(4, 6, 8, 9), pool=pool, up=up)
+    for size in ((64, 40), (63, 41), (8, 15)):
+        assert net(torch.empty(2, 1, *size, device="meta")).shape == (2, 5, *size)
+    steps = downsampling_path(net, torch.empty(1, 1, 63, 41, device="meta"))
+    assert [step.output for step in steps] == [(4, 31, 20), (6, 15, 10), (8, 7, 5)]
+    kind = {"conv": "strided conv"}.get(pool, f"{pool} pool")
+    assert {(step.kind, step.side) for step in steps} == {(kind, True)}
+
+
+def test_unet_hands_every_size_across():
+    """With nothing coming up from below, the output is that of the first map alone."""
+    torch.manual_seed(0)
+    net = UNet(channels=(4, 6, 8)).eval()
+    for parameter in net.up[1].up.parameters():
+        torch.nn.init.zeros_(parameter)
+    x = torch.rand(1, 3, 16, 16)
+    beside = torch.cat([net.down[0](x), torch.zeros(1, 4, 16, 16)], 1)
+    torch.testing.assert_close(net(x), net.head(net.up[1].conv(beside)))
+
+
 def test_stems_and_pools_of_resnet():
     def sizes(**choices):
         return [
@@ -300,7 +336,15 @@ def test_global_heads_are_means_and_maxima():
 # ---- They are modules like any other ------------------------------------------------------------
 
 
-@pytest.mark.parametrize("model", [*ALL, lambda n: Darknet53(n, sppf=True)])
+@pytest.mark.parametrize(
+    "model",
+    [
+        *ALL,
+        lambda n: Darknet53(n, sppf=True),
+        lambda n: UNet(n, channels=(8, 16, 24)),
+        lambda n: UNet(n, channels=(8, 16, 24), pool="conv", up="bilinear"),
+    ],
+)
 def test_gradients_reach_every_parameter(model):
     torch.manual_seed(0)
     net = model(3).train()
@@ -389,6 +433,10 @@ def test_copy_and_pickle():
         (lambda: ResNet(BasicBlock, (1, 0)), r"depths\[1\] must be a positive integer, got 0"),
         (lambda: SPPF(8, True), "SPPF: outputs must be a positive integer, got True"),
         (lambda: SPPF(8, 8, 4), "SPPF: kernel_size must be odd, got 4"),
+        (lambda: UNet(up="nearest"), "UNet: up must be one of 'transposed', 'bilinear', got"),
+        (lambda: UNet(pool="none"), "UNet: pool must be one of 'max', 'avg', 'conv', got 'none'"),
+        (lambda: UNet(channels=(8, 0)), r"channels\[1\] must be a positive integer, got 0"),
+        (lambda: UNet(channels=(8,)), r"UNet: channels must be of at least two sizes, got \(8,\)"),
         (lambda: SPPF(1, 8), "SPPF: inputs must be at least 2, got 1"),
     ],
 )

@@ -6,6 +6,7 @@ from . import functional as functional
 from . import nn as nn
 from .accelerate import accelerate as accelerate
 from .accelerate import restore as restore
+from .audit import audit as audit
 from .config import show_config as show_config
 from .errors import ArgumentError as ArgumentError
 from .errors import DtypeError as DtypeError

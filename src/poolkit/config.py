@@ -9,7 +9,7 @@ import torch
 
 from poolkit import cpu
 
-__all__ = ["Config", "show_config"]
+__all__ = ["Config", "processor", "show_config"]
 
 
 @dataclass(frozen=True)
@@ -74,3 +74,14 @@ def _cpu_supports() -> str | None:
 
 def _text(value: object) -> str:
     return "-" if value is None else str(value)
+
+
+def processor() -> str:
+    """The processor's name as its maker writes it, where the system tells."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

@@ -390,12 +390,12 @@ def _bytes(where: str, shape: Sequence[int], dtype: Any) -> int:
     return math.prod(shape) * dtype.itemsize
 
 
-def _joins(shape: Sequence[int], window: Window) -> int:
+def joins(planes: int, window: Window) -> int:
     """How often two values become one: the cells of all windows, less one for each that has any."""
     lengths = [[len(span) for span in geometry.spans(axis)] for axis in window.axes]
     cells = math.prod(sum(axis) for axis in lengths)
     filled = math.prod(sum(length > 0 for length in axis) for axis in lengths)
-    return math.prod(shape[:2]) * (cells - filled)
+    return planes * (cells - filled)
 
 
 def _max(where: str, shape: tuple[int, ...], window: Window, dtype: torch.dtype) -> Cost:
@@ -403,7 +403,7 @@ def _max(where: str, shape: tuple[int, ...], window: Window, dtype: torch.dtype)
     size = _bytes(where, shape, dtype)
     return Cost(
         output,
-        comparisons=_joins(shape, window),
+        comparisons=joins(math.prod(shape[:2]), window),
         input_bytes=size,
         output_bytes=_bytes(where, output, dtype),
         saved_bytes=_bytes(where, output, window.offset_dtype),
@@ -417,7 +417,7 @@ def _avg(
     output = window.output_shape(shape)
     return Cost(
         output,
-        additions=_joins(shape, window),
+        additions=joins(math.prod(shape[:2]), window),
         divisions=math.prod(output),
         input_bytes=_bytes(where, shape, dtype),
         output_bytes=_bytes(where, output, dtype),

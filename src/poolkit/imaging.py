@@ -24,6 +24,8 @@ except ModuleNotFoundError as error:
         f"poolkit.imaging needs {error.name}: pip install poolkit[tools]", name=error.name
     ) from None
 
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601: grey from red, green and blue
+
 # This many pixels take 1.2 GB as float32 RGB; a larger file is refused before it is decoded.
 MAX_PIXELS = 100_000_000
 
@@ -33,7 +35,12 @@ class ImageError(ArgumentError):
 
 
 def default_photograph() -> Path:
-    """The cat that ships inside scikit-image (Chelsea, 451 x 300, CC0).
+    """The cat that ships inside scikit-image (Chelsea, 451 x 300, CC0)."""
+    return shipped_file("chelsea.png")
+
+
+def shipped_file(name: str) -> Path:
+    """A file of sample data that ships inside scikit-image, by its name.
 
     Addressed as a file: ``skimage.data.chelsea()`` would try the network if it were gone.
     """
@@ -41,11 +48,10 @@ def default_photograph() -> Path:
         package = files("skimage")
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f"the default photograph is in scikit-image, which needs {error.name}: "
-            "pip install poolkit[tools]",
+            f"{name} is in scikit-image, which needs {error.name}: pip install poolkit[tools]",
             name=error.name,
         ) from None
-    return Path(str(package.joinpath("data", "chelsea.png")))
+    return Path(str(package.joinpath("data", name)))
 
 
 def load_image(path: str | os.PathLike[str]) -> torch.Tensor:
@@ -125,6 +131,11 @@ def to_array(image: torch.Tensor) -> "np.ndarray[tuple[int, ...], np.dtype[np.ui
     planes = image.detach().reshape(image.shape[-3:]).nan_to_num(nan=0.0)
     levels = planes.round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
     return np.ascontiguousarray(levels[:, :, 0] if levels.shape[2] == 1 else levels)
+
+
+def luma(image: torch.Tensor) -> torch.Tensor:
+    """Grey of the same brightness: ``(*, 3, H, W) -> (*, 1, H, W)``, in the unit that came."""
+    return (image * image.new_tensor(LUMA).view(3, 1, 1)).sum(-3, keepdim=True)
 
 
 def save_png(image: torch.Tensor, path: str | os.PathLike[str]) -> None:

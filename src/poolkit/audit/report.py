@@ -24,9 +24,10 @@ __all__ = [
 class Border:
     """What a window does at the end of one axis.
 
-    ``dropped`` cells of the input are read by no window, ``repeated`` cells by more windows than
-    their neighbours in the middle are, ``outside`` counts taps that fall on padding or beyond the
-    input. ``divides_by``: sizes that are a multiple of this, plus ``remainder``, drop nothing.
+    ``dropped`` cells of the input, at its end, are read by no window, ``repeated`` cells by more
+    windows than their neighbours in the middle are, ``outside`` counts taps that fall on padding or
+    beyond the input. ``divides_by``: sizes that are a multiple of this, plus ``remainder``, drop
+    nothing. ``skipped`` cells lie between windows that are further apart than they are wide.
     """
 
     dropped: int
@@ -34,6 +35,7 @@ class Border:
     outside: int
     divides_by: int
     remainder: int
+    skipped: int = 0
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,9 @@ class Field:
     the distance of neighbouring values; ``start`` the centre of the first value's field (0 is the
     centre of the first pixel: with "centred" downsampling it is ``(stride - 1) / 2``, and ``phase``
     is ``start`` less that). ``aligned`` is false where branches meet whose centres differ.
+    ``local`` is the longest path through no global operation: ``size`` where that is finite, 851 in
+    EfficientNet-B0, whose squeeze and excitation see the whole image; ``None`` if there is none.
+    Of a global pool ``local`` and ``phase`` are those of the map that it reads.
     """
 
     size: int | None
@@ -53,6 +58,7 @@ class Field:
     start: float
     phase: float
     aligned: bool
+    local: int | None = None
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,9 @@ except ModuleNotFoundError as error:
         f"poolkit.demo needs {error.name}: pip install poolkit[tools]", name=error.name
     ) from None
 
+from ..config import processor
 from ..errors import ArgumentError
 from ..imaging import ImageError, default_photograph, load_image
-from .measure import processor
 from .report import PAGE, Context, Lang, Section, page, print_tables, progress_bar
 from .sections import BUILDERS, Builder
 

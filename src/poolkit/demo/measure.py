@@ -1,12 +1,10 @@
 """Time and memory of two functions that claim to do the same: checked, then taken in turns."""
 
 import gc
-import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -120,14 +118,3 @@ def in_turns(steps: Sequence[Callable[[], object]], seconds: float) -> list[list
 def saved_bytes(operator: Operator, x: torch.Tensor) -> int:
     """Bytes of the tensors that ``operator`` asks autograd to keep from forward to backward."""
     return memory.saved_bytes(lambda: operator(x.clone().requires_grad_()))
-
-
-def processor() -> str:
-    """The processor's name as its maker writes it, where the system tells."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()

@@ -6,7 +6,6 @@ The filters are drawn, not trained; all stacks of one draw have the same.
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as stock
@@ -14,7 +13,7 @@ import torch.nn.functional as stock
 import poolkit.functional as F
 from poolkit import shift
 
-from ..imaging import default_photograph, load_image
+from ..imaging import load_image, shipped_file
 from .report import Context
 
 MOVES = (1, 2, 3)
@@ -59,7 +58,8 @@ def measure(context: Context, description: str) -> Measured:
     size = (image.shape[-2] - 2 * margin, image.shape[-1] - 2 * margin)
     directions = [(0, 1), (1, 0)]
     moves = [(0, 0), *((d * y, d * x) for d in MOVES for y, x in directions), (0, margin)]
-    other = F.adaptive_avg_pool2d(load_image(_another()), image.shape[-2:])
+    other = load_image(shipped_file("astronaut.png"))
+    other = F.adaptive_avg_pool2d(other, image.shape[-2:])
     pieces = [shift.crop(_normal(image), move, size) for move in moves]
     batch = torch.cat([*pieces, shift.crop(_normal(other), (0, 0), size)])
     seeds = QUICK_SEEDS if context.quick else SEEDS
@@ -81,11 +81,6 @@ def measure(context: Context, description: str) -> Measured:
                 unmoved[name], moved[name] = y[0], y[1 : len(moves) - 1 : len(directions)]
     piece = shift.crop(image, (0, 0), size)
     return Measured(size, stages, piece, maps, means, unmoved, moved, exact)
-
-
-def _another() -> Path:
-    """The astronaut that ships inside scikit-image, beside the cat."""
-    return default_photograph().with_name("astronaut.png")
 
 
 def _normal(image: torch.Tensor) -> torch.Tensor:

@@ -7,20 +7,18 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import TypeVar
 
 import numpy as np
 import torch
 import torch.nn.functional as stock
-from scipy.special import stdtrit
 
-from ..imaging import ImageError, load_image
+from ..audit.intervals import student
+from ..imaging import ImageError, load_image, luma, shipped_file
 
 SIDE = 25  # of the labelled images
 BATCH = 32
 RATE = 3e-3  # peak of the one-cycle schedule
-LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601: grey from red, green and blue
 
 Network = TypeVar("Network", bound=torch.nn.Module)
 Augment = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
@@ -56,7 +54,7 @@ def faces() -> Images:
     a file, as the photographs are: scikit-image's own function would try the network if it were
     gone.
     """
-    path = files("skimage").joinpath("data", "lfw_subset.npy")
+    path = shipped_file("lfw_subset.npy")
     try:
         with path.open("rb") as file:
             pixels = torch.from_numpy(np.load(file)).float()
@@ -67,13 +65,12 @@ def faces() -> Images:
 
 def photograph(name: str) -> torch.Tensor:
     """A photograph that ships inside scikit-image, ``(1, 3, H, W)``, grey levels 0 to 255."""
-    image = load_image(str(files("skimage").joinpath("data", name)))
-    return image.expand(1, 3, -1, -1)
+    return load_image(shipped_file(name)).expand(1, 3, -1, -1)
 
 
 def grey(image: torch.Tensor) -> torch.Tensor:
     """``(1, 3, H, W)`` grey levels 0 to 255 -> ``(1, 1, H, W)`` from 0 to 1."""
-    return (image / 255 * torch.tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
+    return luma(image / 255)
 
 
 def split(images: Images, train: int, generator: torch.Generator) -> tuple[Images, Images]:
@@ -181,7 +178,7 @@ class Interval:
         if count < 2:
             return float("inf")
         deviation = float(torch.tensor(self.values, dtype=torch.float64).std())
-        return float(stdtrit(count - 1, 0.975)) * deviation / math.sqrt(count)
+        return student(count - 1) * deviation / math.sqrt(count)
 
     def minus(self, other: "Interval") -> "Interval":
         """The differences run by run: pairs of the same seed and the same images."""
