@@ -56,7 +56,7 @@ FUNCTIONS = {
     ),
     "poolkit's norm": (lambda x: PF.lp_pool2d(x, 3, 2), ("lp_pool2d", "lp", MAP, HALF)),
     "poolkit's global": (
-        lambda x: PF.global_max_pool2d(x),
+        PF.global_max_pool2d,
         ("global_max_pool2d", "global max", MAP, (8, 1, 1)),
     ),
     "mean": (lambda x: x.mean((2, 3)), ("mean", "global avg", MAP, (8,))),
@@ -202,8 +202,10 @@ def test_exported_and_traced_programs():
 
 
 @pytest.mark.parametrize("ceil_mode", [False, True])
-@pytest.mark.parametrize("kernel, stride, pad", [(2, 2, 0), (3, 2, 0), (3, 2, 1), (3, 3, 1),
-                                                 (1, 2, 0), (2, 3, 0), (5, 4, 2), (3, 1, 1)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kernel", "stride", "pad"),
+    [(2, 2, 0), (3, 2, 0), (3, 2, 1), (3, 3, 1), (1, 2, 0), (2, 3, 0), (5, 4, 2), (3, 1, 1)],
+)
 def test_borders(kernel, stride, pad, ceil_mode):
     """By counting the cells of every window, for all sizes."""
     for size in range(6, 19):
@@ -342,7 +344,7 @@ class Fragile(nn.Module):
         self.error, self.left = error, after
 
     def forward(self, x):
-        torch.rand(3), random.random(), np.random.rand()
+        torch.rand(3), random.random(), np.random.rand()  # noqa: NPY002 - the global state is what is tested
         self.runs += 1
         self.runs = self.runs + 1
         self.conv.weight.requires_grad_(False)
@@ -355,7 +357,8 @@ class Fragile(nn.Module):
 def state(net):
     """All that an audit must not change, and the objects that must be the same ones."""
     return (
-        {name: (id(t), t.clone(), t.requires_grad) for name, t in net.state_dict(keep_vars=True).items()},
+        {name: (id(t), t.clone(), t.requires_grad)
+         for name, t in net.state_dict(keep_vars=True).items()},
         {name: (m.training, type(m), list(m._forward_hooks), list(m._forward_pre_hooks),
                 list(m._forward_hooks_with_kwargs)) for name, m in net.named_modules()},
         {name: p.grad for name, p in net.named_parameters()},
@@ -381,7 +384,7 @@ def test_the_model_is_as_it_was(error, after):
     net.norm.weight.requires_grad_(False)
     net.pool.register_forward_hook(lambda module, inputs, output: output)
     before = state(net)
-    seeds = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()
+    seeds = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()  # noqa: NPY002
     threads = torch.get_num_threads()
     pictures = torch.rand(2, 3, 36, 36, generator=torch.Generator().manual_seed(0))
     try:
@@ -396,7 +399,7 @@ def test_the_model_is_as_it_was(error, after):
     same(before, state(net))
     assert torch.equal(torch.get_rng_state(), seeds[0])
     assert random.getstate() == seeds[1]
-    assert np.array_equal(np.random.get_state()[1], seeds[2])
+    assert np.array_equal(np.random.get_state()[1], seeds[2])  # noqa: NPY002
     assert torch.get_num_threads() == threads
     assert torch.is_grad_enabled()
     assert torch.utils._python_dispatch._len_torch_dispatch_stack() == 0
@@ -417,8 +420,11 @@ def test_compiled_models_are_seen_through():
 def test_the_first_module_that_fails_is_named():
     net = nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(2)), nn.Flatten(),
                         nn.Linear(100, 5))  # fmt: skip
-    with pytest.raises(ArgumentError, match=r"input of shape \(2, 3, 32, 32\): module '2', which "
-                       r"got \(2, 900\), raised RuntimeError: mat1 and mat2") as caught:  # fmt: skip
+    message = (
+        r"input of shape \(2, 3, 32, 32\): module '2', which got \(2, 900\), "
+        r"raised RuntimeError: mat1 and mat2"
+    )
+    with pytest.raises(ArgumentError, match=message) as caught:
         audit(net, (2, 3, 32, 32))
     assert isinstance(caught.value.__cause__, RuntimeError)
     with pytest.raises(ArgumentError, match=r"module '0\.0', which got \(2, 4, 32, 32\)"):

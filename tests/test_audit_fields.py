@@ -86,7 +86,7 @@ NETS = {
     "groups": lambda x: conv(conv(x, 3, 2, out=4), 3, 2, groups=4, out=4),
     "adaptive": lambda x: conv(F.adaptive_avg_pool2d(conv(x, 3, 1, 1), 16), 3),
     "rows alone": lambda x: F.avg_pool2d(conv(x, 3), (1, 4), (1, 2)),
-    "written into a part": lambda x: written(x),
+    "written into a part": lambda x: written(x),  # noqa: PLW0108 - it is defined below
     "stacked": lambda x: torch.stack([conv(x, 3, 2), conv(x, 3, 2)]).sum(0),
     "split": lambda x: sum(conv(x, 3, 2, out=4).split(2, 1)),
 }

@@ -1,7 +1,8 @@
 """The audit's numbers are those that are published, for models that can be built here.
 
-Parameters and multiply-adds are torchvision's and the papers', recomputed layer by layer; receptive
-fields are those of Araujo, Norris and Sim (Distill, 2019), for torchvision's placing of strides too.
+Parameters and multiply-adds are torchvision's and the papers', recomputed layer by layer;
+receptive fields are those of Araujo, Norris and Sim (Distill, 2019), for torchvision's placing of
+strides too.
 """
 
 import importlib
@@ -46,16 +47,21 @@ MODELS = {
     "AlexNet": (models.AlexNet, 61_100_840, 714_188_480, 195, 32, 66),
     "VGG16": (models.VGG16, 138_357_544, 15_470_264_320, 212, 32, 90),
     "ResNet-18": (models.ResNet18, 11_689_512, 1_814_073_344, 435, 32, 217),
-    "ResNet-34": (lambda: ResNet(BasicBlock, (3, 4, 6, 3)), 21_797_672, 3_663_761_408, 899, 32, 449),
+    "ResNet-34": (lambda: ResNet(BasicBlock, (3, 4, 6, 3)),
+        21_797_672, 3_663_761_408, 899, 32, 449),
     "ResNet-50": (models.ResNet50, 25_557_032, 4_089_184_256, 427, 32, 213),
-    "ResNet-101": (lambda: ResNet(Bottleneck, (3, 4, 23, 3)), 44_549_160, 7_801_405_440, 971, 32, None),
-    "ResNet-152": (lambda: ResNet(Bottleneck, (3, 8, 36, 3)), 60_192_808, 11_513_626_624, 1451, 32, None),
+    "ResNet-101": (lambda: ResNet(Bottleneck, (3, 4, 23, 3)),
+        44_549_160, 7_801_405_440, 971, 32, None),
+    "ResNet-152": (lambda: ResNet(Bottleneck, (3, 8, 36, 3)),
+        60_192_808, 11_513_626_624, 1451, 32, None),
     "ResNet-50 v1": (lambda: first_version((3, 4, 6, 3)), 25_557_032, 3_857_973_248, 483, 32, None),
-    "ResNet-101 v1": (lambda: first_version((3, 4, 23, 3)), 44_549_160, 7_570_194_432, 1027, 32, None),
+    "ResNet-101 v1": (lambda: first_version((3, 4, 23, 3)),
+        44_549_160, 7_570_194_432, 1027, 32, None),
     "ResNet-50-D": (models.ResNet50D, 25_576_264, 4_328_824_832, None, 32, None),
     "ResNet-18-D": (lambda: d(BasicBlock, (2, 2, 2, 2)), 11_708_744, 2_053_713_920, None, 32, None),
     "ResNet-34-D": (lambda: d(BasicBlock, (3, 4, 6, 3)), 21_816_904, 3_903_401_984, None, 32, None),
-    "ResNet-101-D": (lambda: d(Bottleneck, (3, 4, 23, 3)), 44_568_392, 8_041_046_016, None, 32, None),
+    "ResNet-101-D": (lambda: d(Bottleneck, (3, 4, 23, 3)),
+        44_568_392, 8_041_046_016, None, 32, None),
     "EfficientNet-B0": (models.EfficientNetB0, 5_288_548, 385_814_752, 851, 32, None),
 }  # fmt: skip
 

@@ -40,8 +40,9 @@ def audit(
         images: pictures as the model takes them ``(N, C, H, W)``, somewhat larger than the input
             for moves of the camera; or a folder of PNG and JPEG files, or None for photographs
             that ship inside scikit-image, both normalised as ImageNet's.
-        skip: what not to measure: any of ``"memory"`` (of the whole model), ``"sizes"``, ``"time"``, ``"head"``, ``"aliasing"``,
-            ``"fields"`` (by gradient) and ``"consistency"``.
+        skip: what not to measure: any of ``"memory"`` (of the whole model), ``"sizes"``,
+            ``"time"``, ``"head"``, ``"aliasing"``, ``"fields"`` (by gradient) and
+            ``"consistency"``.
         seconds: to spend on the time of the whole model, and as much on that of all stages.
         shifts: moves of each picture and kind.
         seed: of all that is drawn.

@@ -210,10 +210,14 @@ class Trace(Calls):
                 self._met(event, func, args, keywords)
         elif name == "cat" and not quiet:
             sight = self._gathered(args[0], outputs[0], sight)
+        self._put_all(outputs, sight, parts=not isinstance(out, tuple))
+
+    def _put_all(self, outputs: list[Tensor], sight: Sight, parts: bool) -> None:
+        """``sight`` is the first result's; ``parts``: others are of one map, as of a split."""
         for output in outputs:
             own = sight
             if output.shape != outputs[0].shape:
-                if output.ndim != outputs[0].ndim or isinstance(out, tuple):
+                if output.ndim != outputs[0].ndim or not parts:
                     continue
                 own = sized(sight, output.shape)
             self._put(output, own)
