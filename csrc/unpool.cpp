@@ -116,13 +116,13 @@ class Indices {
         v -= Bits(Vec<int64_t>(v) >= splat(width)) & splat(uint64_t(width));
       return v;
     };
-    Bits wrong{};  // its highest bits: of numbers below 0
+    Bits wrong{};  // its sign, where a number is below 0
     for (int64_t i = 0; i < n - 1; i += N) {
       const int64_t k = std::min(i, n - 1 - N);  // the last two overlap
       const Bits a = Bits(load(at + k)) - start, b = Bits(load(at + k + 1)) - start;
       wrong |= a | b | (top - a) | (top - b) | (column(b) - column(a) - 1);
     }
-    return !any(wrong >> 63);
+    return !any(Vec<int64_t>(wrong));
   }
 
   const Planes planes_;
