@@ -72,6 +72,22 @@ struct Operator<f> {
   }
 };
 
+template <class R, R (*f)(const Tensor&, const std::vector<double>&, const Window&)>
+struct Operator<f> {
+  template <class W>
+  static R call(const Tensor& x, const std::vector<double>& taps, const W& window) {
+    return f(x, taps, window);
+  }
+};
+
+template <class R, R (*f)(const Tensor&, const std::vector<double>&, const Window&, const Window&)>
+struct Operator<f> {
+  template <class W>
+  static R call(const Tensor& x, const std::vector<double>& taps, const W& dense, const W& window) {
+    return f(x, taps, dense, window);
+  }
+};
+
 template <auto f, class Library>
 void implement(Library& m, const std::string& name) {
   m.impl(name.c_str(), TORCH_BOX(&Operator<f>::template call<ListedWindow>));

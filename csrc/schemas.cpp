@@ -2,8 +2,8 @@
 //
 // `window` is a packed window (src/poolkit/window.py). Operators come in adjoint pairs: scatter is
 // pick's derivative and the other way round, avg_pool_backward is avg_pool's, and so with put,
-// add_at and fractional_avg_pool; no other derivative is needed, of any order. No operator has an
-// optional argument or return: boxing them costs time.
+// add_at, fractional_avg_pool and blur_pool; no other derivative is needed, of any order. No
+// operator has an optional argument or return: boxing them costs time.
 //
 // Each has two overloads of one kernel. Sizes that may be symbolic need SymInt[]. An eager call
 // uses `text`, the same integers as text: a string crosses in 0.3 us, a list of 16 integers in 1.0
@@ -54,6 +54,14 @@ STABLE_TORCH_LIBRARY(poolkit, m) {
   m.def("avg_pool.text(Tensor x, str window) -> Tensor");
   m.def("avg_pool_backward(Tensor g, SymInt[] window) -> Tensor");
   m.def("avg_pool_backward.text(Tensor g, str window) -> Tensor");
+  // The sum of every window weighted by `taps`, the weights of the first axis and then of the next;
+  // max_blur_pool: of the maxima over the windows `dense`, whose stride is 1.
+  m.def("blur_pool(Tensor x, float[] taps, SymInt[] window) -> Tensor");
+  m.def("blur_pool.text(Tensor x, float[] taps, str window) -> Tensor");
+  m.def("blur_pool_backward(Tensor g, float[] taps, SymInt[] window) -> Tensor");
+  m.def("blur_pool_backward.text(Tensor g, float[] taps, str window) -> Tensor");
+  m.def("max_blur_pool(Tensor x, float[] taps, SymInt[] dense, SymInt[] window) -> Tensor");
+  m.def("max_blur_pool.text(Tensor x, float[] taps, str dense, str window) -> Tensor");
   // The norm of every window; and the gradient of x, where y = l2_pool(x).
   m.def("l2_pool(Tensor x, SymInt[] window) -> Tensor");
   m.def("l2_pool.text(Tensor x, str window) -> Tensor");

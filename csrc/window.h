@@ -12,6 +12,9 @@
 
 namespace poolkit {
 
+// What stands in the padding of a blur, as src/poolkit/window.py numbers it (PADDING_MODES).
+enum class PaddingMode { kZeros, kReflect, kReplicate, kCircular };
+
 // Output i of a fixed axis holds the cells start(i) + t * dilation, 0 <= t < kernel, that lie in
 // [0, size). stride == 0 marks an adaptive axis, whose windows are [floor(iL/O), ceil((i+1)L/O)).
 struct Axis {
@@ -45,6 +48,20 @@ struct Axis {
     if (distance < 0 || distance % dilation != 0) return -1;
     const int64_t t = distance / dilation;
     return t < (adaptive() ? last(i) : kernel) ? t : -1;
+  }
+  // The cell that stands at a position of the padded axis, or -1 for a zero.
+  int64_t cell_at(int64_t position, PaddingMode mode) const {
+    if (0 <= position && position < size) return position;
+    switch (mode) {
+      case PaddingMode::kReflect:
+        return position < 0 ? -position : 2 * (size - 1) - position;
+      case PaddingMode::kReplicate:
+        return position < 0 ? 0 : size - 1;
+      case PaddingMode::kCircular:
+        return position < 0 ? position + size : position - size;
+      default:
+        return -1;
+    }
   }
   // Cells from the first to the last tap of a window.
   int64_t extent() const { return (kernel - 1) * dilation + 1; }
@@ -120,7 +137,9 @@ struct Window {
   int rank = 0;                // spatial axes of the tensor
   bool channels_last = false;  // the format of a backward kernel's result
   bool include_pad = true;
+  PaddingMode padding_mode = PaddingMode::kZeros;
   int64_t divisor = 0;    // 0: the number of taps
+  Axis apart[3];          // d, h and w before any have joined: of a blur each has its own weights
   int64_t in[3], out[3];  // extents as the tensor has them, outermost first
 
   static constexpr size_t kMostFields = 23;
@@ -130,6 +149,7 @@ struct Window {
                     "poolkit: a packed window has 9, 16 or 23 integers, got ", count);
     channels_last = packed[0] & 1;
     include_pad = packed[0] & 2;
+    padding_mode = PaddingMode((packed[0] >> 2) & 3);
     divisor = packed[1];
     rank = int(count - 2) / 7;
     Axis* const axes[3] = {&d, &h, &w};
@@ -147,6 +167,7 @@ struct Window {
       in[i] = axis.size;
       out[i] = axis.out;
     }
+    apart[0] = d, apart[1] = h, apart[2] = w;
     join_whole_axes();
   }
 

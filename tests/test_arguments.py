@@ -55,7 +55,7 @@ def test_torch_function_gets_every_argument(name):
     function = getattr(F, name)
     signature = inspect.signature(function)
     marks = {n: object() for n in signature.parameters}
-    for tensor in [n for n in ("input", "indices", "_random_samples") if n in marks]:
+    for tensor in [n for n in ("input", "indices", "phase", "p", "_random_samples") if n in marks]:
         given = {**marks, tensor: torch.ones(1).as_subclass(Spy)}
         seen.clear()
         assert function(**given) is seen

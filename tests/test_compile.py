@@ -32,7 +32,15 @@ def fixed(x):
     values, indices = F.max_pool2d_with_indices(x, 3, 2, 1, 1, True)
     return (values, indices, F.avg_pool2d(x, 3, 2, "same"), F.lp_pool2d(x, 2, 2),
             F.lp_pool2d(x, 3, 2, absolute=True), F.lp_pool2d(x, float("inf"), 2),
-            F.max_pool2d(x, 3, 2, 1, padding_mode="reflect"))  # fmt: skip
+            F.max_pool2d(x, 3, 2, 1, padding_mode="reflect"), F.blur_pool2d(x),
+            F.max_blur_pool2d(x, 3, 2, 1, padding_mode="replicate"))  # fmt: skip
+
+
+def beyond(x):
+    y, phase = F.polyphase_pool2d(x, return_phase=True)
+    return (y, phase, F.polyphase_unpool2d(y, phase, 2, x.shape[2:]), F.global_avg_max_pool2d(x),
+            F.gem_pool2d(x, 3, 2, 1, True), F.global_gem_pool2d(x, x.detach().mean().exp()),
+            F.space_to_depth2d(F.depth_to_space2d(y.repeat(1, 4, 1, 1))))  # fmt: skip
 
 
 def unpooled(x):
@@ -57,7 +65,7 @@ def assert_equal_to_eager(compiled, function, x):
     assert_close(slope(got, x), slope(expected, x))
 
 
-@pytest.mark.parametrize("function", [fixed, unpooled])
+@pytest.mark.parametrize("function", [fixed, beyond, unpooled])
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_one_graph(function, dynamic):
     """What test_autograd.py does not compile."""

@@ -14,6 +14,7 @@ import poolkit.nn
 import poolkit.onnx
 import poolkit.patch
 import poolkit.shift
+import poolkit.surgery
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -29,6 +30,7 @@ PUBLIC = [
         poolkit.onnx,
         poolkit.patch,
         poolkit.shift,
+        poolkit.surgery,
     )
     for name in module.__all__
 ]

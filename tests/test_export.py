@@ -44,10 +44,14 @@ class EveryFamily(torch.nn.Module):
             nn.MaxPool2d(3, 2, 1), nn.MaxPool2d(2, padding=1, padding_mode="reflect"),
             nn.AvgPool2d(3, 2, 1, True, False), nn.LPPool2d(2, 2), nn.LPPool2d(3, 2, absolute=True),
             nn.AdaptiveAvgPool2d((3, 2)), nn.GlobalAvgPool2d(), nn.GlobalMaxPool2d(flatten=True),
+            nn.BlurPool2d(), nn.MaxBlurPool2d(3, 2, 1),
         ])  # fmt: skip
 
     def forward(self, x):
         found = [pool(x) for pool in self.pools]
+        found += [F.global_cat_avg_max_pool2d(x), F.gem_pool2d(x, 3, 2, 1), F.global_gem_pool2d(x)]
+        found += F.polyphase_pool2d(x, return_phase=True)
+        found.append(F.polyphase_unpool2d(*found[-2:], 2, x.shape[2:]))
         found += F.adaptive_max_pool2d_with_indices(x, (3, 2))
         samples = torch.full((x.shape[0], x.shape[1], 2), 0.3)
         found.append(F.fractional_avg_pool2d(x, 2, output_ratio=0.7, _random_samples=samples))

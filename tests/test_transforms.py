@@ -40,12 +40,20 @@ def fractional(pool):
     return function
 
 
+def polyphase_unpool(x):
+    y, phase = F.polyphase_pool2d(x, 3, return_phase=True)
+    return F.polyphase_unpool2d(y, phase, 3)
+
+
 FUNCTIONS = {
     "max": lambda x: F.max_pool2d(x, 3, 2, 1),
     "max_with_indices": lambda x: F.max_pool2d_with_indices(x, 3, 2, 1, 1, True),
     "max_reflect": lambda x: F.max_pool2d(x, 3, 2, 1, padding_mode="reflect"),
     "avg": lambda x: F.avg_pool2d(x, 3, 2, 1, True, False),
     "avg_circular": lambda x: F.avg_pool2d(x, 3, 2, 1, padding_mode="circular"),
+    "blur": lambda x: F.blur_pool2d(x, (3, 4)),
+    "blur_circular": lambda x: F.blur_pool2d(x, 4, 3, 2, padding_mode="circular"),
+    "max_blur": lambda x: F.max_blur_pool2d(x, 3, 2, 1),
     "lp_2": lambda x: F.lp_pool2d(x, 2, 2),
     "lp_2_absolute": lambda x: F.lp_pool2d(x, 2, 2, absolute=True, padding=1),
     "lp_3": lambda x: F.lp_pool2d(x, 3, 2, absolute=True),
@@ -54,6 +62,13 @@ FUNCTIONS = {
     "adaptive_avg": lambda x: F.adaptive_avg_pool2d(x, (3, 2)),
     "global_max": F.global_max_pool2d,
     "global_avg": F.global_avg_pool2d,
+    "polyphase": lambda x: F.polyphase_pool2d(x, return_phase=True),
+    "polyphase_unpool": polyphase_unpool,
+    "space_to_depth": lambda x: F.depth_to_space2d(F.space_to_depth2d(x, (1, 2)), (1, 2)),
+    "gem": lambda x: F.gem_pool2d(x, 3, 2, 1, True),
+    "global_gem": lambda x: F.global_gem_pool2d(x.abs()),
+    "global_avg_max": F.global_avg_max_pool2d,
+    "global_cat_avg_max": F.global_cat_avg_max_pool2d,
     "fractional_max": fractional(F.fractional_max_pool2d_with_indices),
     "fractional_avg": fractional(F.fractional_avg_pool2d),
 } | {f"unpool_{d}": unpool(d) for d in ("last", "sum", "max", "mean", "error")}  # fmt: skip

@@ -53,7 +53,7 @@ class Docstrings(griffe.Extension):
         if not (text := getattr(found, "__doc__", None)):
             return
         text = inspect.cleandoc(text)
-        if obj.module.path == "poolkit.nn.pooling":
+        if obj.module.path.startswith("poolkit.nn.") and hasattr(found, "_function"):
             # The rest is the docstring of the function, to which the first line leads.
             text = "\n\n".join(text.split("\n\n")[:2])
         text = to_markdown(text)

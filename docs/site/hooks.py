@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from docstrings import to_markdown
 from lesson import lesson
@@ -26,12 +27,13 @@ QUICK = bool(os.environ.get("POOLKIT_DOCS_QUICK"))
 
 # The modules of the API reference.
 API = ("functional", "nn", "accelerate", "patch", "selfcheck", "onnx", "distributed", "models",
-       "cost", "shift", "cam")  # fmt: skip
+       "cost", "shift", "cam", "surgery")  # fmt: skip
 
 NAVIGATION = [
     {"Home": "index.md"},
     {"한국어": "index.ko.md"},
     {"Adopting poolkit": "adopting.md"},
+    {"Surgery": "surgery.md"},
     {"ONNX": "onnx.md"},
     {"The lesson": [{"Pooling, live": "lesson.md"}, {"Pooling, 직접 돌려 보기": "lesson.ko.md"}]},
     {
@@ -123,16 +125,21 @@ def operators() -> str:
     for name in poolkit.functional.__all__:
         if not name.endswith("_with_indices"):
             families.setdefault(re.sub(r"\dd$", "", name), []).append(name)
-    modules = {getattr(poolkit.nn, name)._function.__name__: name for name in poolkit.nn.__all__}
+    modules, alone = {}, dict[str, list[str]]()
+    for name in poolkit.nn.__all__:
+        function = getattr(getattr(poolkit.nn, name), "_function", None)
+        if function is None:
+            alone.setdefault(re.sub(r"\dd$", "", name), []).append(name)
+        else:
+            modules[function.__name__] = name
     rows = ""
     for family, names in families.items():
-        docstring = getattr(poolkit.functional, f"{family}2d").__doc__
-        line = docstring.split("\n")[0].replace(", over 2 spatial axes", "")
-        formula = re.search(r"<math.*?</math>", to_markdown(inspect.cleandoc(docstring)), re.DOTALL)
-        functions = _links("functional", names)
         classes = _links("nn", [modules[name] for name in names if name in modules])
-        shown = formula[0] if formula else ""
-        rows += f"| `{family}` | {line} {shown} | {functions} | {classes} |\n"
+        computes = _summary(getattr(poolkit.functional, f"{family}2d"))
+        rows += f"| `{family}` | {computes} | {_links('functional', names)} | {classes} |\n"
+    for family, names in alone.items():
+        computes = _summary(getattr(poolkit.nn, names[-1]))
+        rows += f"| `{family}` | {computes} | | {_links('nn', names)} |\n"
     return (
         "# Operators\n\nIn 1-D, 2-D and 3-D, batched or not, contiguous or channels-last. Where "
         "results or arguments differ from torch's: [deviations](deviations.md). Who computes what: "
@@ -141,8 +148,18 @@ def operators() -> str:
     )
 
 
+def _summary(thing: Any) -> str:
+    """The first line of a docstring, and its formula."""
+    line = thing.__doc__.split("\n")[0].replace(", over 2 spatial axes", "")
+    text = to_markdown(inspect.cleandoc(thing.__doc__))
+    formula = re.search(r"<math.*?</math>", text, re.DOTALL)
+    return f"{line} {formula[0]}" if formula else line
+
+
 def _links(module: str, names: list[str]) -> str:
-    return " ".join(f"[{name[-2:]}][poolkit.{module}.{name}]" for name in names)
+    """A link for each rank; the name itself for what has no rank."""
+    shown = {name: name[-2:] if re.search(r"\dd$", name) else name for name in names}
+    return " ".join(f"[{text}][poolkit.{module}.{name}]" for name, text in shown.items())
 
 
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:

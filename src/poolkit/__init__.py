@@ -14,6 +14,8 @@ from .patch import patch_torch as patch_torch
 from .patch import patched_torch as patched_torch
 from .patch import unpatch_torch as unpatch_torch
 from .selfcheck import selfcheck as selfcheck
+from .surgery import rewrite as rewrite
+from .surgery import undo as undo
 
 
 def __getattr__(name: str) -> Any:

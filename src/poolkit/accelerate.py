@@ -70,9 +70,9 @@ class Report(Sequence[Swap]):
 
     def __str__(self) -> str:
         rows = [("module", "was", "is now")]
-        rows += [(_shown(s.names), _title(s.old), _title(s.new)) for s in self.swaps]
+        rows += [(shown(s.names), title(s.old), title(s.new)) for s in self.swaps]
         kept = [("left as it is", "class", "because it")]
-        kept += [(_shown(item.names), _title(item.kind), item.reason) for item in self.left]
+        kept += [(shown(item.names), title(item.kind), item.reason) for item in self.left]
         parts = [aligned(rows)] if self.swaps else ["no module was changed"]
         return "\n\n".join([*parts, aligned(kept)] if self.left else parts)
 
@@ -115,8 +115,8 @@ def accelerate(model: Module) -> Report:
         >>> len(poolkit.restore(model))
         1
     """
-    found = _pooling("accelerate", model)
-    reasons = [_why_not(module) for module, _ in found]
+    found = pooling_modules("accelerate", model)
+    reasons = [why_not(module) for module, _ in found]
     plan = [f for f, reason in zip(found, reasons, strict=True) if reason is None]
     left = [
         Left(names, type(module), reason)
@@ -153,14 +153,14 @@ def restore(model: Module) -> Report:
         module       was                   is now
         (the model)  poolkit.nn.AvgPool2d  torch.nn.AvgPool2d
     """
-    marked = [(m, names) for m, names in _pooling("restore", model) if MARK in vars(m)]
+    marked = [(m, names) for m, names in pooling_modules("restore", model) if MARK in vars(m)]
     plan = [(m, names) for m, names in marked if type(m) in STOCK]
     left = [Left(n, type(m), "is a subclass") for m, n in marked if type(m) not in STOCK]
     for module, names in plan:
         for option in _options(module, STOCK[type(module)], type(module)):
             raise ArgumentError(
-                f"restore: {_shown(names)} has {option}={getattr(module, option)!r}, which "
-                f"{_title(STOCK[type(module)])} lacks; delete that attribute first"
+                f"restore: {shown(names)} has {option}={getattr(module, option)!r}, which "
+                f"{title(STOCK[type(module)])} lacks; delete that attribute first"
             )
     return _change("restore", plan, STOCK, left)
 
@@ -168,7 +168,7 @@ def restore(model: Module) -> Report:
 Found = tuple[Module, tuple[str, ...]]
 
 
-def _pooling(where: str, model: Module) -> list[Found]:
+def pooling_modules(where: str, model: Module) -> list[Found]:
     """The pooling modules of a model in their order, each once with all its names."""
     if not isinstance(model, Module):
         raise ArgumentError(f"{where}: model must be a torch.nn.Module, got {model!r:.80}")
@@ -191,7 +191,7 @@ def _is_pooling(module: Module) -> bool:
     return isinstance(module, tuple(OURS))
 
 
-def _why_not(module: Module) -> str | None:
+def why_not(module: Module) -> str | None:
     """The reason to leave a pooling module as it is, if there is one."""
     kind = type(module)
     if isinstance(module, torch.jit.ScriptModule):
@@ -246,11 +246,13 @@ def _become(module: Module, kind: type[Module]) -> None:
         vars(module).pop(MARK, None)
 
 
-def _shown(names: Sequence[str]) -> str:
+def shown(names: Sequence[str]) -> str:
+    """Qualified names as a table shows them."""
     return ", ".join(name or "(the model)" for name in names)
 
 
-def _title(kind: type[Module]) -> str:
+def title(kind: type[Module]) -> str:
     """The class as users import it: ``torch.nn.MaxPool2d``, wherever torch keeps it."""
-    module = "torch.nn" if kind in OURS else kind.__module__
+    stock = getattr(torch.nn, kind.__qualname__, None) is kind
+    module = "torch.nn" if stock else kind.__module__
     return f"{module}.{kind.__qualname__}"

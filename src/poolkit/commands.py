@@ -1,7 +1,9 @@
 """What each command of ``poolkit`` does: parse, call, print."""
 
 import functools
+import io
 import math
+import pickle
 import secrets
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -15,7 +17,8 @@ import poolkit
 import poolkit.functional as F
 
 from .errors import ArgumentError
-from .imaging import load_image, save_png
+from .imaging import check_writable, load_image, save_png, write_whole
+from .surgery.policies import POLICIES
 from .window import PADDING_NAMES
 
 # Inputs up to this many rows and columns are printed as numbers.
@@ -140,6 +143,72 @@ def _digits(x: torch.Tensor) -> str:
     return "\n\n".join(
         "\n".join(" ".join(cell.rjust(width) for cell in row) for row in plane) for plane in text
     )
+
+
+def _shape(_: click.Context, parameter: click.Parameter, value: str) -> tuple[int, ...]:
+    """``1x3x224x224``: the sizes of a tensor."""
+    parts = value.replace(",", "x").split("x")
+    if not all(part.isdigit() and int(part) for part in parts):
+        raise click.BadParameter(f"expected sizes such as 1x3x224x224, got {value!r}")
+    return tuple(int(part) for part in parts)
+
+
+@cli.command()
+@click.argument("model", metavar="MODEL")
+@click.option("--policy", type=click.Choice(list(POLICIES)), required=True)
+@click.option("--input", "shape", callback=_shape, default="1x3x224x224", show_default=True)
+@click.option("--weights", type=click.Path(path_type=Path), help="A state dict to load before.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="FILE.pt for the new state dict, FILE.pt2 for an exported program.",
+)
+@click.option("--include", multiple=True, metavar="NAME", help="Only these, such as layer4.*.")
+@click.option("--exclude", multiple=True, metavar="NAME", help="All but these.")
+@click.option("--blur", type=int, default=3, show_default=True, help="The size of the filter.")
+@click.option(
+    "--min-channels",
+    type=int,
+    default=16,
+    show_default=True,
+    help="Convolutions that read fewer are not antialiased.",
+)
+def rewrite(
+    model: str, policy: str, shape: tuple[int, ...], weights: Path | None, out: Path, **options: Any
+) -> int:
+    """Put other modules in place of a network's downsampling, and write the result.
+
+    Exit status: 0, or 1 if there was nothing to replace; then nothing is written.
+    """
+    from .loading import load_model
+
+    if out.suffix not in {".pt", ".pt2"}:
+        raise ArgumentError(f"rewrite: --out must end in .pt or .pt2, got {out}")
+    check_writable(out)
+    network = load_model(model)
+    if weights is not None:
+        _load_weights(network, weights)
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    report = poolkit.rewrite(network, policy, x, **options)
+    click.echo(f"{report}")
+    if not report:
+        return 1
+    if out.suffix == ".pt2":
+        buffer = io.BytesIO()  # the exporter looks at the names of files
+        torch.export.save(torch.export.export(network.eval(), (x,)), buffer)
+        write_whole(out, lambda temporary: temporary.write_bytes(buffer.getvalue()))
+    else:
+        write_whole(out, lambda temporary: torch.save(network.state_dict(), temporary))
+    click.echo(f"{out}")
+    return 0
+
+
+def _load_weights(network: torch.nn.Module, path: Path) -> None:
+    try:
+        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    except (RuntimeError, TypeError, AttributeError, EOFError, pickle.UnpicklingError) as error:
+        raise ArgumentError(f"cannot load {path}: {error}") from None
 
 
 @cli.command(

@@ -141,20 +141,31 @@ def luma(image: torch.Tensor) -> torch.Tensor:
 def save_png(image: torch.Tensor, path: str | os.PathLike[str]) -> None:
     """Write grey levels as a PNG file: the whole file, or nothing."""
     path = Path(path)
-    if path.is_dir():
-        raise IsADirectoryError(21, "Is a directory", str(path))
+    check_writable(path)
     write_whole(path, lambda temporary: Image.fromarray(to_array(image)).save(temporary, "PNG"))
 
 
-def write_whole(path: Path, write: Callable[[Path], None]) -> None:
-    """Let ``write`` fill a temporary file beside ``path``, then move it there in one step."""
+def check_writable(path: Path) -> None:
+    """Raise now what `write_whole` would raise later, after the work."""
+    if path.is_dir():
+        raise IsADirectoryError(21, "Is a directory", str(path))
+    _temporary(path).unlink()
+
+
+def _temporary(path: Path) -> Path:
+    """An empty file beside ``path``."""
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     except OSError as error:
         error.filename = str(path)  # the file that the user knows
         raise
     os.close(handle)
-    temporary = Path(name)
+    return Path(name)
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Let ``write`` fill a temporary file beside ``path``, then move it there in one step."""
+    temporary = _temporary(path)
     try:
         write(temporary)
         temporary.chmod(0o666 & ~_umask())

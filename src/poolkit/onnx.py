@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .errors import ArgumentError
-from .window import Axis, Packed, Window, spans, unpack
+from .window import Axis, Packed, Window, overhang, spans, unpack
 
 __all__ = ["decompositions"]
 
@@ -134,22 +134,16 @@ def _is_floor(axis: Axis) -> bool:
     return _known(axis.out == room // axis.stride + 1)
 
 
-def _overhang(axis: Axis) -> int:
-    """How far the last window of a fixed axis reaches beyond the input."""
-    reach = (axis.out - 1) * axis.stride + axis.dilation * (axis.kernel - 1) + 1
-    return reach - axis.before - axis.size
-
-
 def _is_whole(axis: Axis) -> bool:
     """Whether every window of a fixed axis ends inside the padded extent."""
-    return _is_floor(axis) or _known(_overhang(axis) <= axis.after)
+    return _is_floor(axis) or _known(overhang(axis) <= axis.after)
 
 
 def _padding(axis: Axis) -> tuple[int, int]:
     """The padding with which ``floor`` gives ``out`` windows."""
     if _is_floor(axis):
         return axis.before, axis.after
-    after: int = torch.sym_max(_overhang(axis), 0)  # type: ignore[no-untyped-call]  # torch's
+    after: int = torch.sym_max(overhang(axis), 0)  # type: ignore[no-untyped-call]  # torch's
     return axis.before, after
 
 
@@ -431,6 +425,46 @@ def _l2_pool(x: Tensor, packed: Packed) -> Tensor:
     return (total if absolute else total * window.taps).sqrt().to(x.dtype)
 
 
+def _blur_pool(x: Tensor, taps: Sequence[float], packed: Packed) -> Tensor:
+    """Axis by axis the weighted sum of every stride-th cell from tap 0 on, from tap 1 on, ..."""
+    window = unpack(packed)[0]
+    y, used = plain(x), 0
+    for dim, axis in enumerate(window.axes, x.dim() - window.rank):
+        y = _padded_along(y, dim, axis, window.padding_mode)
+        reach = (axis.out - 1) * axis.stride + 1
+        size = (*y.shape[:dim], axis.out, *y.shape[dim + 1 :])
+        terms = [
+            _sliced(y, dim, t, t + reach, axis.stride, size) * taps[used + t]
+            for t in range(axis.kernel)
+        ]
+        y, used = sum(terms[1:], terms[0]), used + axis.kernel
+    return y.to(x.dtype)
+
+
+def _sliced(x: Tensor, dim: int, start: int, end: int, step: int, shape: Sequence[int]) -> Tensor:
+    ends = torch.scalar_tensor(end, dtype=torch.int64).reshape(1)
+    starts, dims, steps = (torch.tensor([n]) for n in (start, dim, step))
+    return _node("Slice", (x, starts, ends, dims, steps), {}, shape)
+
+
+def _padded_along(x: Tensor, dim: int, axis: Axis, mode: str) -> Tensor:
+    if axis.before == 0 and axis.after == 0:
+        return x
+    size = axis.before + axis.size + axis.after
+    if mode == "circular":  # ONNX's Pad has it from opset 19 on
+        before = x.narrow(dim, axis.size - axis.before, axis.before)
+        return torch.cat([before, x, x.narrow(dim, 0, axis.after)], dim)
+    pads = [0] * (2 * x.dim())
+    pads[dim], pads[x.dim() + dim] = axis.before, axis.after
+    name = {"zeros": "constant", "reflect": "reflect", "replicate": "edge"}[mode]
+    shape = (*x.shape[:dim], size, *x.shape[dim + 1 :])
+    return _node("Pad", (x, torch.tensor(pads)), {"mode": name}, shape)
+
+
+def _max_blur_pool(x: Tensor, taps: Sequence[float], dense: Packed, packed: Packed) -> Tensor:
+    return _blur_pool(_max_pool(x, dense), taps, packed)
+
+
 def _put(x: Tensor, indices: Tensor, packed: Packed) -> Tensor:
     """The last value that names a cell, found by its number: the last one in every runtime."""
     values, index, empty = _into_planes(plain(x), indices, packed)
@@ -472,9 +506,12 @@ LOWERED: dict[str, Callable[..., Any]] = {
     "plane_indices": _plane_indices,
     "avg_pool": _avg_pool,
     "l2_pool": _l2_pool,
+    "blur_pool": _blur_pool,
+    "max_blur_pool": _max_blur_pool,
     "pick": _refuse_gradient,
     "scatter": _refuse_gradient,
     "avg_pool_backward": _refuse_gradient,
+    "blur_pool_backward": _refuse_gradient,
     "l2_pool_backward": _refuse_gradient,
     "put": _put,
     "add_at": _add_at,

@@ -9,11 +9,10 @@ from dataclasses import dataclass, field
 
 import torch
 
-from . import functional
 from .config import show_config
 from .errors import ArgumentError
 from .table import aligned
-from .testing import Case, random_case
+from .testing import Case, comparable, random_case
 from .window import as_int
 
 __all__ = ["Failure", "SelfCheck", "Tally", "selfcheck"]
@@ -99,14 +98,15 @@ def selfcheck(
     *,
     progress: Callable[[float], None] | None = None,
 ) -> SelfCheck:
-    """Compare every operator with torch, on random input, for a minute.
+    """Compare every core operator with torch, on random input, for a minute.
 
     Geometry, dtype, layout and values are drawn at random (NaN, infinities, ties, zeros of either
     sign and the extremes of the dtype among them); error or not, dtype, values, indices, strides
     and gradients are compared, with one thread and with all that torch uses, in turn. Maxima must
-    agree in every bit, sums up to rounding. What torch lacks is compared with what torch's own
-    functions make of it. A difference that the table of deviations names is counted as such; where
-    torch rounds too often or lacks the dtype, its result in a wider type is compared then.
+    agree in every bit, sums up to rounding. What torch lacks of the core is compared with what its
+    own functions make of it (``poolkit.testing.comparable``). A difference that the table of
+    deviations names is counted as such; where torch rounds too often or lacks the dtype, its result
+    in a wider type is compared then.
 
     Args:
         seconds: how long; every operator is tried at least once, unless interrupted.
@@ -142,7 +142,7 @@ def selfcheck(
         if progress is not None:
             progress(0.0)
         for number, case in enumerate(_cases(seed, threads)):
-            if number >= len(functional.__all__) and time.monotonic() - start >= limit:
+            if number >= len(comparable()) and time.monotonic() - start >= limit:
                 break
             counts.add(case)
             if progress is not None:
@@ -166,7 +166,7 @@ def _cases(seed: int, threads: tuple[int, ...]) -> Iterator[Case]:
     """Every operator in turn, for ever; a case depends on nothing but the seed and its place."""
     turn = 0
     while True:
-        for operator in functional.__all__:
+        for operator in comparable():
             rng = random.Random(f"{seed}/{turn}/{operator}")  # noqa: S311  no secret
             yield random_case(operator, rng, threads[turn % len(threads)])
         turn += 1
@@ -201,5 +201,5 @@ class _Counts:
     def tallies(self) -> tuple[Tally, ...]:
         return tuple(
             Tally(name, self.compared[name], self.named[name], self.failed[name])
-            for name in functional.__all__
+            for name in comparable()
         )

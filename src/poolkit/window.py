@@ -15,11 +15,13 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from .errors import ArgumentError
 
 INT64_MAX = 2**63 - 1
 PADDING_NAMES = ("valid", "same", "same_lower")
+PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
 Packed = str | Sequence[int]
 Ints = int | Sequence[int]
@@ -48,20 +50,22 @@ class Axis(NamedTuple):
 class Window:
     """The axes of a window, and what an average divides by (``divisor`` 0: the number of taps).
 
-    ``packed`` is what crosses to the kernels: two flags, the divisor, then seven integers per axis,
-    as text, which crosses fastest; ``packed_last`` is the same with the flag that makes a backward
-    kernel's result channels-last.
+    ``packed`` is what crosses to the kernels: flags, the divisor, then seven integers per axis, as
+    text, which crosses fastest; ``packed_last`` is the same with the flag that makes a backward
+    kernel's result channels-last. Which cell a tap in the padding repeats, `padding_mode` says, and
+    only blurs ask.
     """
 
     axes: tuple[Axis, ...]
     include_pad: bool = True
     divisor: int = 0
+    padding_mode: str = "zeros"
     packed: Packed = field(init=False, repr=False, compare=False)
     packed_last: Packed = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         fields = [number for axis in self.axes for number in axis]
-        flags = int(self.include_pad) << 1
+        flags = int(self.include_pad) << 1 | PADDING_MODES.index(self.padding_mode) << 2
         # What may hold symbolic integers is a tuple, and the operators have an overload for it.
         plain = not torch.compiler.is_compiling() and all(type(f) is int for f in fields)
         for name, bits in (("packed", flags), ("packed_last", flags | 1)):
@@ -111,7 +115,8 @@ def unpack(packed: Packed) -> tuple[Window, bool]:
     """The inverse of :func:`pack`, for the reference and the fake kernels."""
     flags, divisor, *fields = map(int, packed.split()) if isinstance(packed, str) else packed
     axes = tuple(Axis(*fields[i : i + 7]) for i in range(0, len(fields), 7))
-    return Window(axes, bool(flags & 2), divisor), bool(flags & 1)
+    window = Window(axes, bool(flags & 2), divisor, PADDING_MODES[flags >> 2])
+    return window, bool(flags & 1)
 
 
 # ---- arguments ----------------------------------------------------------------------------------
@@ -323,6 +328,25 @@ def fixed(
     return _check_numel(where, shape, Window(tuple(axes), include_pad, divisor or 0))
 
 
+def blurred(
+    where: str,
+    rank: int,
+    shape: Sequence[int],
+    kernels: Sequence[int],
+    stride: Any,
+    padding: Any,
+    padding_mode: Any,
+) -> Window:
+    """The window of a blur. Padding that is left out gives ``ceil(L / stride)`` outputs."""
+    check_mode(where, padding_mode)
+    if padding is None:
+        padding = tuple([((k - 1) // 2, k // 2) for k in kernels])
+    window = fixed(where, rank, shape, kernels, stride, padding, 1, False, False)
+    for axis in window.axes:
+        check_reach(where, padding_mode, axis.size, axis.before, axis.after)
+    return Window(window.axes, padding_mode=padding_mode)
+
+
 def _fixed_axis(
     size: int, kernel: int, stride: int, pad: str | tuple[int, int], dilation: int, ceil_mode: bool
 ) -> Axis:
@@ -421,6 +445,42 @@ def _adaptive_axis(size: int, out: int) -> Axis:
     return Axis(size, out, most, 0, 0, 0, 1)
 
 
+# ---- padding with cells of the input -------------------------------------------------------------
+
+
+def check_mode(where: str, padding_mode: Any) -> None:
+    """Refuse a ``padding_mode`` that is none of `PADDING_MODES`."""
+    if padding_mode not in PADDING_MODES:
+        raise ArgumentError(
+            f"{where}: padding_mode must be one of {', '.join(map(repr, PADDING_MODES))}, "
+            f"got {padding_mode!r}"
+        )
+
+
+def check_reach(where: str, mode: str, size: int, before: int, after: int) -> None:
+    """Refuse padding for which an extent has too few cells to repeat."""
+    most = {"reflect": size - 1, "circular": size}.get(mode)
+    if most is not None and max(before, after) > most:
+        raise ArgumentError(
+            f"{where}: padding with padding_mode={mode!r} must be at most {most} for an extent of "
+            f"{size}, got {(before, after)}"
+        )
+
+
+def sources(mode: str, size: int, position: Tensor) -> Tensor:
+    """The cell of the input at each position of an axis, or the one that stands there for it.
+
+    Zeros have none: the nearest cell stands for them.
+    """
+    if mode == "circular":
+        # By a tensor, because the exporter to ONNX takes no symbolic number for a divisor.
+        return position % torch.full((), size, dtype=torch.int64, device=position.device)
+    if mode != "reflect":
+        return position.clamp(0, size - 1)
+    position = position.abs()
+    return torch.where(position < size, position, 2 * (size - 1) - position)
+
+
 # ---- cells --------------------------------------------------------------------------------------
 
 
@@ -488,7 +548,12 @@ def holders(axis: Axis, cells: range) -> range:
     return range(low, max(low, high))
 
 
+def overhang(axis: Axis) -> int:
+    """How far the last window of a fixed axis reaches beyond the input; negative if it does not."""
+    reach = (axis.out - 1) * axis.stride + axis.dilation * (axis.kernel - 1) + 1
+    return reach - axis.before - axis.size
+
+
 def is_clipped(axis: Axis) -> bool:
     """Whether a window of a fixed axis has taps that are no real cells."""
-    last = (axis.out - 1) * axis.stride - axis.before + (axis.kernel - 1) * axis.dilation
-    return axis.before > 0 or last >= axis.size
+    return axis.before > 0 or overhang(axis) > 0

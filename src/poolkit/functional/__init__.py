@@ -1,7 +1,7 @@
-"""Pooling functions with the names, signatures and results of `torch.nn.functional`.
+"""Pooling functions with the names, signatures and results of `torch.nn.functional`, and more.
 
 `import poolkit.functional as F` is enough: what torch has is there under torch's name, and further
-arguments are keyword-only.
+arguments are keyword-only. What torch lacks is beside it.
 """
 
 from .avg import (
@@ -15,6 +15,22 @@ from .avg import (
     global_avg_pool2d,
     global_avg_pool3d,
 )
+from .blur import (
+    blur_pool1d,
+    blur_pool2d,
+    blur_pool3d,
+    max_blur_pool1d,
+    max_blur_pool2d,
+    max_blur_pool3d,
+)
+from .depth import (
+    depth_to_space1d,
+    depth_to_space2d,
+    depth_to_space3d,
+    space_to_depth1d,
+    space_to_depth2d,
+    space_to_depth3d,
+)
 from .fractional import (
     fractional_avg_pool1d,
     fractional_avg_pool2d,
@@ -25,6 +41,22 @@ from .fractional import (
     fractional_max_pool2d_with_indices,
     fractional_max_pool3d,
     fractional_max_pool3d_with_indices,
+)
+from .gem import (
+    gem_pool1d,
+    gem_pool2d,
+    gem_pool3d,
+    global_gem_pool1d,
+    global_gem_pool2d,
+    global_gem_pool3d,
+)
+from .heads import (
+    global_avg_max_pool1d,
+    global_avg_max_pool2d,
+    global_avg_max_pool3d,
+    global_cat_avg_max_pool1d,
+    global_cat_avg_max_pool2d,
+    global_cat_avg_max_pool3d,
 )
 from .lp import (
     lp_pool1d,
@@ -48,6 +80,14 @@ from .max import (
     max_pool3d,
     max_pool3d_with_indices,
 )
+from .polyphase import (
+    polyphase_pool1d,
+    polyphase_pool2d,
+    polyphase_pool3d,
+    polyphase_unpool1d,
+    polyphase_unpool2d,
+    polyphase_unpool3d,
+)
 from .unpool import (
     max_unpool1d,
     max_unpool2d,
@@ -67,6 +107,12 @@ __all__ = [
     "avg_pool1d",
     "avg_pool2d",
     "avg_pool3d",
+    "blur_pool1d",
+    "blur_pool2d",
+    "blur_pool3d",
+    "depth_to_space1d",
+    "depth_to_space2d",
+    "depth_to_space3d",
     "fractional_avg_pool1d",
     "fractional_avg_pool2d",
     "fractional_avg_pool3d",
@@ -76,15 +122,30 @@ __all__ = [
     "fractional_max_pool2d_with_indices",
     "fractional_max_pool3d",
     "fractional_max_pool3d_with_indices",
+    "gem_pool1d",
+    "gem_pool2d",
+    "gem_pool3d",
+    "global_avg_max_pool1d",
+    "global_avg_max_pool2d",
+    "global_avg_max_pool3d",
     "global_avg_pool1d",
     "global_avg_pool2d",
     "global_avg_pool3d",
+    "global_cat_avg_max_pool1d",
+    "global_cat_avg_max_pool2d",
+    "global_cat_avg_max_pool3d",
+    "global_gem_pool1d",
+    "global_gem_pool2d",
+    "global_gem_pool3d",
     "global_max_pool1d",
     "global_max_pool2d",
     "global_max_pool3d",
     "lp_pool1d",
     "lp_pool2d",
     "lp_pool3d",
+    "max_blur_pool1d",
+    "max_blur_pool2d",
+    "max_blur_pool3d",
     "max_pool1d",
     "max_pool1d_with_indices",
     "max_pool2d",
@@ -94,4 +155,13 @@ __all__ = [
     "max_unpool1d",
     "max_unpool2d",
     "max_unpool3d",
+    "polyphase_pool1d",
+    "polyphase_pool2d",
+    "polyphase_pool3d",
+    "polyphase_unpool1d",
+    "polyphase_unpool2d",
+    "polyphase_unpool3d",
+    "space_to_depth1d",
+    "space_to_depth2d",
+    "space_to_depth3d",
 ]

@@ -6,12 +6,11 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from .. import ops
-from ..window import Ints, Padding
+from ..window import Ints, Padding, check_mode
 from .common import (
     SUMMED,
     Padded,
     adaptive,
-    check_mode,
     differs,
     documented,
     fixed,

@@ -15,7 +15,7 @@ from torch.nn import Parameter
 from .. import ops
 from .. import window as geometry
 from ..errors import ArgumentError, DtypeError
-from ..window import Window, freeze, freeze_bool, is_sequence
+from ..window import Window, check_reach, freeze, freeze_bool, is_sequence
 
 HALVES = (torch.float16, torch.bfloat16)
 FLOATS = frozenset({torch.float32, torch.float64, *HALVES})
@@ -23,8 +23,6 @@ ORDERED = FLOATS | {torch.int8, torch.uint8, torch.int16, torch.int32, torch.int
 SUMMED = FLOATS | {torch.int64}
 
 _STRIDED = torch.strided
-
-PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -123,6 +121,26 @@ def adaptive(where: str, rank: int, x: Tensor, output_size: Any, needs_channels:
         return _remembered(geometry.adaptive, key)
 
 
+def blurred(
+    where: str,
+    rank: int,
+    shape: tuple[int, ...],
+    kernels: tuple[int, ...],
+    stride: Any,
+    padding: Any,
+    padding_mode: Any,
+) -> Window:
+    """The window of a blur over ``shape``, from the cache if it was asked for before."""
+    mode = padding_mode if type(padding_mode) is str else freeze(padding_mode)
+    key = (where, rank, shape, kernels, freeze(stride), freeze(padding), mode)
+    if is_compiling():
+        return geometry.blurred(*key)
+    try:
+        return _windows[key]
+    except (KeyError, TypeError):
+        return _remembered(geometry.blurred, key)
+
+
 # Windows by the arguments they were made of. Those are a key as they are: `freeze` has seen to it
 # that no two are equal but of different types. (``functools.lru_cache`` would look at the types, at
 # twice the cost.)
@@ -211,6 +229,17 @@ def stock(where: str, x: Tensor, beyond: dict[str, bool], name: str, *args: Any)
         return None
 
 
+def check_input(where: str, x: Tensor, dtypes: frozenset[torch.dtype]) -> None:
+    """Refuse what composed code, which runs on any device, cannot read.
+
+    Raises:
+        ArgumentError: no tensor, or one of a layout that only torch can read.
+        DtypeError: a dtype that the operation has no meaning for.
+    """
+    if not ours(where, x, dtypes):
+        stock(where, x, {"a result": True}, "")
+
+
 def differs(value: Any, default: int) -> bool:
     """Whether an int, or any of a sequence, is not ``default``."""
     return any(v != default for v in value) if is_sequence(value) else bool(value != default)
@@ -247,7 +276,9 @@ class Padded:
         self.sources: list[Tensor] = []
         layout = suggest_memory_format(x)  # index_select gives it up
         for i, axis in enumerate(window.axes):
-            source = _sources(where, mode, axis.size, axis.before, axis.after, x.device)
+            check_reach(where, mode, axis.size, axis.before, axis.after)
+            position = torch.arange(-axis.before, axis.size + axis.after, device=x.device)
+            source = geometry.sources(mode, axis.size, position)
             if axis.before or axis.after:
                 x = x.index_select(x.dim() - rank + i, source)
             self.sources.append(source)
@@ -262,31 +293,3 @@ class Padded:
             index = index // len(source)
             place *= size
         return result
-
-
-def check_mode(where: str, padding_mode: Any) -> None:
-    """Refuse a ``padding_mode`` that is none of `PADDING_MODES`."""
-    if padding_mode not in PADDING_MODES:
-        raise ArgumentError(
-            f"{where}: padding_mode must be one of {', '.join(map(repr, PADDING_MODES))}, "
-            f"got {padding_mode!r}"
-        )
-
-
-def _sources(
-    where: str, mode: str, size: int, before: int, after: int, device: torch.device
-) -> Tensor:
-    """The cell of the input that each cell of the padded axis repeats."""
-    most = {"reflect": size - 1, "circular": size, "replicate": before + after}[mode]
-    if max(before, after) > most:
-        raise ArgumentError(
-            f"{where}: padding with padding_mode={mode!r} must be at most {most} for an extent of "
-            f"{size}, got {(before, after)}"
-        )
-    position = torch.arange(-before, size + after, device=device)
-    if mode == "circular":
-        return position % size
-    if mode == "replicate":
-        return position.clamp(0, size - 1)
-    position = position.abs()
-    return torch.where(position < size, position, 2 * (size - 1) - position)

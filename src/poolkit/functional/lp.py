@@ -9,12 +9,11 @@ from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from .. import ops
 from ..errors import ArgumentError
-from ..window import Ints, Padding, is_bool
+from ..window import Ints, Padding, check_mode, is_bool
 from .common import (
     FLOATS,
     ORDERED,
     Padded,
-    check_mode,
     differs,
     documented,
     fixed,
@@ -37,7 +36,7 @@ def _lp_pool(
     absolute: Any,
     padding_mode: str,
 ) -> Tensor:
-    p = _exponent(where, norm_type)
+    p = exponent(where, norm_type)
     if not isinstance(absolute, bool):
         raise ArgumentError(f"{where}: absolute must be a bool, got {absolute!r}")
     if not ours(where, x, ORDERED):
@@ -81,14 +80,21 @@ def _lp_pool(
     return _root(total, p).to(dtype)
 
 
-def _exponent(where: str, norm_type: Any) -> float:
+def exponent(
+    where: str, norm_type: Any, name: str = "norm_type", *, positive: bool = False
+) -> float:
+    """``norm_type`` as a number other than 0, infinity included."""
     try:
         p = float(norm_type)
     except (TypeError, ValueError, RuntimeError, OverflowError):
         p = math.nan
-    # float() also takes "2" and a bool.
-    if p == 0 or math.isnan(p) or is_bool(norm_type) or isinstance(norm_type, (str, bytes)):
-        raise ArgumentError(f"{where}: norm_type must be a number other than 0, got {norm_type!r}")
+    # Of a symbolic float Dynamo can ask no more than its type, and comparisons: not isnan, say.
+    refused = p == 0 or not abs(p) >= 0 or (positive and p < 0)
+    if type(norm_type) is not float:  # float() also takes "2" and a bool
+        refused = refused or is_bool(norm_type) or isinstance(norm_type, (str, bytes))
+    if refused:
+        kind = "a positive number" if positive else "a number other than 0"
+        raise ArgumentError(f"{where}: {name} must be {kind}, got {norm_type!r}")
     return p
 
 

@@ -6,12 +6,11 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from .. import ops
-from ..window import Ints, Padding, Window
+from ..window import Ints, Padding, Window, check_mode
 from .common import (
     ORDERED,
     Padded,
     adaptive,
-    check_mode,
     documented,
     fixed,
     is_symmetric,

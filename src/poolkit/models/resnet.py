@@ -39,9 +39,7 @@ def projection(inputs: int, outputs: int, stride: int, shortcut: Shortcut) -> nn
         return None
     if shortcut == "conv":
         return nn.Sequential(conv(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
-    average = pools.AvgPool2d(2, stride, ceil_mode=True, count_include_pad=False)
-    pool = nn.Identity() if stride == 1 else average
-    return nn.Sequential(pool, conv(inputs, outputs, 1), nn.BatchNorm2d(outputs))
+    return pools.ResNetDShortcut(inputs, outputs, stride)
 
 
 class _Block(nn.Module):

@@ -15,47 +15,13 @@ import torch
 from torch import Tensor
 
 from .. import functional as F
-from ..functional.common import check_mode
 from ..functional.graham import size_or_ratio
 from ..functional.unpool import check_duplicates
-from ..window import Ints, Padding, as_ints, is_sequence, normalise_padding
+from ..window import Ints, Padding, as_ints, check_mode
+from .base import Pool
 
 
-class _Pool(torch.nn.Module):
-    _function: ClassVar[Callable[..., Any]]
-    _rank: ClassVar[int]
-    _own: ClassVar[tuple[str, ...]] = ()  # what torch lacks: `repr` shows what is not the default
-    padding: Any  # wider than any stock class has it
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        if cls.__module__ == __name__:
-            cls.__module__ = __package__  # what users import and pickles name
-        if "_function" in cls.__dict__:
-            name = cls._function.__name__
-            cls._rank = int(name[-2])
-            cls.__doc__ = f"""The module of :func:`poolkit.functional.{name}`.
-
-    The constructor takes what is no tensor, in the order of ``torch.nn``.
-
-    {cls._function.__doc__}"""
-
-    def _kept(self, padding: Any) -> Any:
-        # Checked now, and kept as given: the stock constructors would turn "same" into its letters.
-        normalise_padding(type(self).__name__, padding, self._rank)
-        # Some of them make a tuple of any padding, of the 0 just now.
-        if isinstance(padding, str) or not isinstance(getattr(self, "padding", 0), tuple):
-            return padding
-        return tuple(padding) if is_sequence(padding) else (padding,) * self._rank
-
-    def extra_repr(self) -> str:
-        own = [(name, getattr(self, name)) for name in self._own]
-        shown = [f"{name}={value!r}" for name, value in own if value != getattr(type(self), name)]
-        stock = super().extra_repr()
-        return ", ".join([stock, *shown] if stock else shown)
-
-
-class _Max(_Pool):
+class _Max(Pool):
     _own: ClassVar[tuple[str, ...]] = ("padding_mode",)
     padding_mode: str = "zeros"
 
@@ -82,7 +48,7 @@ class _Max(_Pool):
         )  # fmt: skip
 
 
-class _Avg(_Pool):
+class _Avg(Pool):
     _function: ClassVar[Callable[..., Tensor]]
     _own: ClassVar[tuple[str, ...]] = ("dilation", "padding_mode")
     dilation: Ints = 1
@@ -137,7 +103,7 @@ class _Avg1d(_Avg):
         )  # fmt: skip
 
 
-class _LP(_Pool):
+class _LP(Pool):
     _function: ClassVar[Callable[..., Tensor]]
     _own: ClassVar[tuple[str, ...]] = ("padding", "dilation", "absolute", "padding_mode")
     padding = 0
@@ -172,19 +138,19 @@ class _LP(_Pool):
         )  # fmt: skip
 
 
-class _AdaptiveMax(_Pool):
+class _AdaptiveMax(Pool):
     def forward(self, input: Tensor) -> Any:
         return self._function(input, self.output_size, self.return_indices)
 
 
-class _AdaptiveAvg(_Pool):
+class _AdaptiveAvg(Pool):
     _function: ClassVar[Callable[..., Tensor]]
 
     def forward(self, input: Tensor) -> Tensor:
         return self._function(input, self.output_size)
 
 
-class _Global(_Pool):
+class _Global(Pool):
     _function: ClassVar[Callable[..., Tensor]]
     _own: ClassVar[tuple[str, ...]] = ("flatten",)
     flatten: bool = False
@@ -198,7 +164,7 @@ class _Global(_Pool):
         return pooled.flatten(-self._rank - 1) if self.flatten else pooled
 
 
-class _Unpool(_Pool):
+class _Unpool(Pool):
     _function: ClassVar[Callable[..., Tensor]]
     _own: ClassVar[tuple[str, ...]] = ("duplicates",)
     duplicates: str = "last"
@@ -225,7 +191,7 @@ class _Unpool(_Pool):
         )  # fmt: skip
 
 
-class _Fractional(_Pool):
+class _Fractional(Pool):
     generator: torch.Generator | None = None
 
     def __init__(

@@ -17,6 +17,7 @@ from .derivatives import (
     average,
     avg_pool_backward,
     avg_pool_eager,
+    blurred,
     fractional_maximum,
     indexed,
     l2_pool_eager,
@@ -40,6 +41,7 @@ __all__ = [
     "add_at",
     "avg_pool",
     "avg_pool_backward",
+    "blur_pool",
     "differentiates",
     "fractional_avg_pool",
     "fractional_max_pool",
@@ -47,6 +49,7 @@ __all__ = [
     "indexed",
     "keep_strides",
     "l2_pool",
+    "max_blur_pool",
     "max_pool",
     "max_pool_offsets",
     "pick",
@@ -103,6 +106,22 @@ def l2_pool(x: Tensor, window: Window) -> Tensor | None:
         eager = _eager(x, window) if x.dtype in (torch.float32, torch.float64) else None
         return None if eager is None else l2_pool_eager(x, eager)
     return None if under_transform() else raw_l2_pool(x, window.packed)
+
+
+def blur_pool(x: Tensor, taps: tuple[float, ...], window: Window) -> Tensor:
+    """The weighted sum of every window; ``taps`` are the weights axis by axis."""
+    if not differentiates(x):
+        result: Tensor = raw_operators["blur_pool"](x, taps, window.packed)
+        return result
+    return blurred("blur_pool", keep_unusual_strides(x), taps, wanted(x, window))
+
+
+def max_blur_pool(x: Tensor, taps: tuple[float, ...], dense: Window, window: Window) -> Tensor:
+    """The blurred maxima over ``dense``, a window of stride 1."""
+    if differentiates(x):  # the maxima leave their offsets
+        return blur_pool(max_pool(x, dense), taps, window)
+    result: Tensor = raw_operators["max_blur_pool"](x, taps, dense.packed, window.packed)
+    return result
 
 
 def _eager(x: Tensor, window: Window) -> str | None:

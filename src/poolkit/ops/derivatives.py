@@ -1,8 +1,9 @@
 """The derivatives of the operators, of every order: the Functions of autograd.
 
 Linear operators come in adjoint pairs, `pick` and `scatter`, `avg_pool` and `avg_pool_backward`,
-`put` and `put_backward`, `take` and `add_at`. Each is the other's derivative, and `pick` is also
-the forward derivative of a maximum: there is no code for second derivatives.
+`put` and `put_backward`, `take` and `add_at`, `blur_pool` and `blur_pool_backward`. Each is the
+other's derivative, and `pick` is also the forward derivative of a maximum: there is no code for
+second derivatives.
 """
 
 from typing import Any
@@ -34,6 +35,8 @@ from .raw import (
     text_avg_pool,
     text_max_pool_offsets,
 )
+
+Taps = tuple[float, ...]
 
 
 class _MaxPool(Function):
@@ -126,6 +129,7 @@ _ADJOINTS = {
     "pick": "scatter", "scatter": "pick",
     "put": "put_backward", "put_backward": "put",
     "add_at": "take", "take": "add_at",
+    "blur_pool": "blur_pool_backward", "blur_pool_backward": "blur_pool",
     "fractional_avg_pool": "fractional_avg_pool_backward",
     "fractional_avg_pool_backward": "fractional_avg_pool",
 }  # fmt: skip
@@ -219,6 +223,36 @@ class _AvgPoolBackwardForward(_AvgPoolBackward):
         return avg_pool_backward(t, ctx.window)
 
 
+class _Blur(Function):
+    """``operator(x, taps, window)``, linear in ``x``: a blur or its adjoint."""
+
+    @staticmethod
+    def forward(operator: str, x: Tensor, taps: Taps, window: Packed) -> Tensor:
+        result: Tensor = raw_operators[operator](x, taps, window)
+        return result
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.operator, _, ctx.taps, window = inputs
+        ctx.window = kept(window)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        return None, blurred(_ADJOINTS[ctx.operator], g, ctx.taps, ctx.window), None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, operator: str, x: Tensor, taps: Taps, window: Packed) -> Any:
+        (x,), unfold = fold(info, in_dims[1:2], (x,), rank_of(window))
+        return unfold(blurred(operator, x, taps, window)), 0
+
+
+@differentiable
+class _BlurForward(_Blur):
+    @staticmethod
+    def jvp(ctx: Any, _operator: Any, t: Tensor, _taps: Any, _window: Any) -> Any:
+        return blurred(ctx.operator, t, ctx.taps, ctx.window)
+
+
 class _MaxPoolEager(Function):
     """`_MaxPool` where neither a transform nor a forward derivative is under way, at half the cost.
 
@@ -303,6 +337,18 @@ def indexed(operator: str, x: Tensor, at: Tensor, packed: Packed) -> Tensor:
         result = apply(_Indexed, _IndexedForward, operator, x, at, packed)
     else:
         result = raw_operators[operator](x, at, packed)
+    return result
+
+
+def blurred(operator: str, x: Tensor, taps: Taps, packed: Packed) -> Tensor:
+    """What a blur or its adjoint makes of ``x``, and its derivatives of every order."""
+    if is_compiling():
+        packed = traceable(packed)
+    result: Tensor
+    if differentiates(x):
+        result = apply(_Blur, _BlurForward, operator, x, taps, packed)
+    else:
+        result = raw_operators[operator](x, taps, packed)
     return result
 
 

@@ -13,7 +13,8 @@ import torch
 from torch._prims_common import suggest_memory_format
 
 _ADJOINTS = (
-    "scatter", "avg_pool_backward", "l2_pool_backward", "fractional_avg_pool_backward",
+    "scatter", "avg_pool_backward", "l2_pool_backward", "blur_pool_backward",
+    "fractional_avg_pool_backward",
     "put", "put_backward", "add_at", "take",
 )  # fmt: skip
 """The window tells these the format of their result, which is that of their first tensor."""

@@ -93,6 +93,30 @@ def _slow_l2_pool_backward(g: Tensor, y: Tensor, x: Tensor, window: Packed) -> T
     return reference.avg_pool_backward(l2_shares(g, y, w), w, channels_last) * x
 
 
+def _filters(taps: Sequence[float], window: Window) -> list[Sequence[float]]:
+    """The weights of each axis, which cross one behind the other."""
+    filters, used = [], 0
+    for axis in window.axes:
+        filters.append(taps[used : used + axis.kernel])
+        used += axis.kernel
+    return filters
+
+
+def _slow_blur_pool(x: Tensor, taps: Sequence[float], window: Packed) -> Tensor:
+    w, _ = unpack(window)
+    return reference.blur_pool(x, _filters(taps, w), w)
+
+
+def _slow_blur_pool_backward(g: Tensor, taps: Sequence[float], window: Packed) -> Tensor:
+    w, channels_last = unpack(window)
+    return reference.blur_pool_backward(g, _filters(taps, w), w, channels_last)
+
+
+def _slow_max_blur_pool(x: Tensor, taps: Sequence[float], dense: Packed, window: Packed) -> Tensor:
+    w, _ = unpack(window)
+    return reference.max_blur_pool(x, _filters(taps, w), unpack(dense)[0], w)
+
+
 def l2_shares(g: Tensor, y: Tensor, window: Window) -> Tensor:
     """What each of its cells gets of an output's gradient: a norm of 0 hands on nothing."""
     shares = g / torch.where(y == 0, math.inf, y)
@@ -128,6 +152,10 @@ def _fake_take(x: Tensor, indices: Tensor, window: Packed) -> Tensor:
     return _flagged(x, w.output_shape(x.shape), channels_last)
 
 
+def _fake_blur(x: Tensor, *args: Any) -> Tensor:
+    return _pooled(x, args[-1])
+
+
 def _fake_max_pool_offsets(x: Tensor, window: Packed) -> Pair:
     return _pooled(x, window), _pooled(x, window, unpack(window)[0].offset_dtype)
 
@@ -161,6 +189,12 @@ _OPERATORS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "fractional_avg_pool_backward": (_slow_fractional_avg_pool_backward, _fake_put),
     "avg_pool": (_slow_avg_pool, _pooled),
     "avg_pool_backward": (_slow_avg_pool_backward, _unpooled),
+    "blur_pool": (_slow_blur_pool, _fake_blur),
+    "blur_pool_backward": (
+        _slow_blur_pool_backward,
+        lambda g, taps, window: _unpooled(g, window),
+    ),
+    "max_blur_pool": (_slow_max_blur_pool, _fake_blur),
     "l2_pool": (_slow_l2_pool, _pooled),
     "l2_pool_backward": (_slow_l2_pool_backward, lambda g, y, x, window: _unpooled(g, window)),
 }

@@ -8,7 +8,7 @@ it.
 from .against_reference import check_avg, check_max, check_max_pool
 from .against_torch import compare, compare_with_torch
 from .calls import FUNCTIONS, PARAMETERS, Call, attempt, call, computes, gradient, torch_has
-from .cases import Case, random_case
+from .cases import Case, comparable, random_case
 from .comparisons import (
     assert_average_close,
     assert_bit_equal,
@@ -48,6 +48,7 @@ __all__ = [
     "check_avg",
     "check_max",
     "check_max_pool",
+    "comparable",
     "compare",
     "compare_with_torch",
     "computes",

@@ -9,15 +9,19 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._prims_common import suggest_memory_format
 
 import poolkit.functional
+import poolkit.ops
 
+from ..window import PADDING_MODES
 from .against_torch import compare
 from .calls import Call
 from .deviations import DEVIATIONS, excuses
 from .samples import FLOATS, HALVES, INTEGERS, LAYOUTS, VALUES, laid_out, sample
 
 Arguments = dict[str, Any]
+Spatial = tuple[int, ...]
 
 TF = torch.nn.functional
 
@@ -201,7 +205,43 @@ def _fractional_avg_pool(rank: int) -> Callable[..., Tensor]:
     return average
 
 
+def _blur_pool(rank: int) -> Callable[..., Tensor]:
+    """Padding, and a convolution of every plane with the whole filter, in float64."""
+
+    def blur(x: Tensor, kernel_size: Spatial, stride: Spatial, padding_mode: str) -> Tensor:
+        planes = poolkit.ops.keep_strides(x).double().reshape(-1, 1, *x.shape[-rank:])
+        pads = [n for k in reversed(kernel_size) for n in ((k - 1) // 2, k // 2)]
+        mode = "constant" if padding_mode == "zeros" else padding_mode
+        weights = torch.ones((), dtype=torch.float64)
+        for k in kernel_size:
+            row = torch.tensor([math.comb(k - 1, i) for i in range(k)]).double() / 2 ** (k - 1)
+            weights = weights.unsqueeze(-1) * row
+        convolve = getattr(TF, f"conv{rank}d")
+        y = convolve(TF.pad(planes, pads, mode), weights[None, None], stride=stride).to(x.dtype)
+        y = y.reshape(*x.shape[:-rank], *y.shape[-rank:])
+        blurred: Tensor = y.contiguous(memory_format=suggest_memory_format(x))
+        return blurred
+
+    return blur
+
+
+def _max_blur_pool(rank: int) -> Callable[..., Tensor]:
+    def pool(
+        x: Tensor, kernel_size: Spatial, stride: Spatial, padding: Spatial, blur: Spatial,
+        padding_mode: str,
+    ) -> Tensor:  # fmt: skip
+        layout = suggest_memory_format(x)
+        planes = poolkit.ops.keep_strides(x).double().contiguous()
+        largest = getattr(TF, f"max_pool{rank}d")(planes, kernel_size, 1, padding)
+        y = _blur_pool(rank)(largest, blur, stride, padding_mode)
+        return y.to(x.dtype).contiguous(memory_format=layout)
+
+    return pool
+
+
 _TWINS: dict[str, Callable[..., Any]] = {
+    **{f"blur_pool{rank}d": _blur_pool(rank) for rank in (1, 2, 3)},
+    **{f"max_blur_pool{rank}d": _max_blur_pool(rank) for rank in (1, 2, 3)},
     "fractional_max_pool1d": _fractional_max_pool1d,
     "fractional_max_pool1d_with_indices": lambda x, **arguments: _fractional_max_pool1d(
         x, **{**arguments, "return_indices": True}
@@ -211,6 +251,16 @@ _TWINS: dict[str, Callable[..., Any]] = {
 
 
 # ---- random cases -------------------------------------------------------------------------------
+
+
+def comparable() -> list[str]:
+    """The names of ``poolkit.functional`` that torch has too, or whose results it can make."""
+    return [name for name in poolkit.functional.__all__ if _family(name) in _ARGUMENTS]
+
+
+def _family(operator: str) -> str:
+    return operator.removesuffix("_with_indices")[:-2]
+
 
 _EXTENTS = {1: (40, 3000), 2: (12, 64), 3: (6, 16)}
 """The largest extent of a small and of a large input. Only large ones are shared among threads."""
@@ -222,7 +272,7 @@ def random_case(operator: str, rng: Random, threads: int = 1) -> Case:
     Most are small; one in eight is large enough for several threads.
     """
     rank = int(operator.removesuffix("_with_indices")[-2])
-    family = operator.removesuffix("_with_indices")[:-2]
+    family = _family(operator)
     small, large = _EXTENTS[rank]
     big = family != "fractional_avg_pool" and rng.random() < 1 / 8
     channels = rng.choice([16, 17, 64]) if big else rng.choice([1, 2, 3, 8, 17])
@@ -240,9 +290,6 @@ def random_case(operator: str, rng: Random, threads: int = 1) -> Case:
         operator, (rng.randint(1, 3), channels, *spatial), rng.choice(dtypes), rng.choice(values),
         rng.choice(LAYOUTS), rng.random() < 0.8, rng.randrange(2**31), threads, arguments,
     )  # fmt: skip
-
-
-Spatial = tuple[int, ...]
 
 
 def _each(rng: Random, low: int, highs: Spatial) -> Spatial:
@@ -313,6 +360,24 @@ def _fractional_max(rng: Random, spatial: Spatial) -> Arguments:
     return {**_fractional(rng, spatial), "return_indices": rng.random() < 0.5}
 
 
+def _blur(rng: Random, spatial: Spatial) -> Arguments:
+    return {
+        "kernel_size": _each(rng, 1, tuple(min(5, n) for n in spatial)),
+        "stride": _each(rng, 1, (4,) * len(spatial)),
+        "padding_mode": rng.choice(PADDING_MODES),
+    }
+
+
+def _max_blur(rng: Random, spatial: Spatial) -> Arguments:
+    kernel = _each(rng, 1, tuple(min(4, n) for n in spatial))
+    padding = _each(rng, 0, tuple(k // 2 for k in kernel))
+    sizes = zip(spatial, kernel, padding, strict=True)
+    blurred = _blur(rng, tuple(n - k + 1 + 2 * p for n, k, p in sizes))
+    return {
+        **blurred, "kernel_size": kernel, "padding": padding, "blur": blurred["kernel_size"]
+    }  # fmt: skip
+
+
 _ARGUMENTS: dict[str, Callable[[Random, Spatial], Arguments]] = {
     "max_pool": _max,
     "avg_pool": _avg,
@@ -324,6 +389,8 @@ _ARGUMENTS: dict[str, Callable[[Random, Spatial], Arguments]] = {
     "max_unpool": _unpool,
     "fractional_max_pool": _fractional_max,
     "fractional_avg_pool": _fractional,
+    "blur_pool": _blur,
+    "max_blur_pool": _max_blur,
 }
 
 # Sums of the largest numbers of a dtype overflow in one order and not in another.
@@ -337,4 +404,6 @@ _INPUTS: dict[str, tuple[tuple[torch.dtype, ...], tuple[str, ...]]] = {
     "max_unpool": (FLOATS, VALUES),
     "fractional_max_pool": (FLOATS, VALUES),
     "fractional_avg_pool": (FLOATS, _SUMMABLE),
+    "blur_pool": (FLOATS, _SUMMABLE),
+    "max_blur_pool": (FLOATS, _SUMMABLE),
 }  # fmt: skip
