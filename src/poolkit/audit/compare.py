@@ -2,12 +2,13 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..errors import ArgumentError
 from ..table import aligned
 from .report import Consistency, Interval, Report, Stage, Totals
-from .text import EMPTY, NAME, interval, label, maybe
+from .text import EMPTY, interval, label, maybe
 from .units import by, duration, memory, percent
 
 __all__ = ["Change", "Comparison", "Moves", "StagePair", "compare"]
@@ -40,8 +41,8 @@ class Change:
         change = EMPTY
         if self.ratio is not None:
             change = "same" if self.before == self.after else f"{100 * (self.ratio - 1):+.3g} %"
-        cells = (_figure(self.what, value) for value in (self.before, self.after))
-        return (self.what.replace("_", " "), *cells, change)
+        before, after = (_figure(self.what, value) for value in (self.before, self.after))
+        return self.what.replace("_", " "), before, after, change
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ def _pairs(before: Report, after: Report) -> tuple[StagePair, ...]:
     order: list[tuple[str, int]] = []
     gone = iter(old)
     for key in new:
-        if key in old and key not in order:
+        if key in old:
             for earlier in gone:
                 if earlier == key:
                     break
@@ -169,7 +170,7 @@ def _totals(found: Comparison) -> str:
 
 def _stages(found: Comparison) -> str:
     heading = ("stage", "kind", "map", "kept in training", "time", "folded")
-    rows = []
+    rows: list[tuple[str, ...]] = [heading]
     for pair in found.stages:
         sides = (pair.before, pair.after)
         if pair.before is None or pair.after is None:
@@ -181,7 +182,7 @@ def _stages(found: Comparison) -> str:
         kind = _arrow([stage.kind for stage in sides if stage])
         cells = [_cells(stage) for stage in sides if stage]
         rows.append((label(pair.after), kind, *map(_arrow, zip(*cells, strict=True))))
-    return aligned([heading, *rows])
+    return aligned(rows)
 
 
 def _cells(stage: Stage) -> tuple[str, str, str, str]:
@@ -198,9 +199,11 @@ def _moves(found: Comparison) -> str:
     rows = []
     for moves in found.consistency:
         sides = (moves.before, moves.after)
+        top1 = [None if side is None else side.top1 for side in sides]
+        distance = [None if side is None else side.distance for side in sides]
         for what, intervals, overlap in (
-            ("same top class", [c and c.top1 for c in sides], moves.top1_overlap),
-            ("logits moved", [c and c.distance for c in sides], moves.distance_overlap),
+            ("same top class", top1, moves.top1_overlap),
+            ("logits moved", distance, moves.distance_overlap),
         ):
             if any(intervals):
                 rows.append((moves.kind, what, *map(_spread, intervals), VERDICTS[overlap]))
@@ -215,7 +218,7 @@ def _spread(found: Interval | None) -> str:
     return mean if mean == EMPTY else f"{mean} ({ends})"
 
 
-def _arrow(sides: "tuple[str, ...] | list[str]") -> str:
+def _arrow(sides: Sequence[str]) -> str:
     return sides[0] if sides[0] == sides[1] else f"{sides[0]} -> {sides[1]}"
 
 

@@ -4,7 +4,7 @@ import textwrap
 from collections.abc import Callable, Sequence
 
 from ..table import aligned
-from .report import Border, Consistency, Interval, Report, Stage
+from .report import Border, Interval, Report, Stage
 from .units import by, duration, memory, percent
 
 WIDTH = 100

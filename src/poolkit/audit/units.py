@@ -20,4 +20,6 @@ def duration(seconds: float) -> str:
 
 def memory(count: int) -> str:
     """Bytes as KiB or MiB."""
+    if not count:
+        return "0"
     return f"{count / 2**20:.1f} MiB" if count >= 2**20 else f"{count / 2**10:.1f} KiB"
