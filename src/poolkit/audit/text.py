@@ -64,7 +64,9 @@ def _border(report: Report) -> str:
             )
     lines = [aligned([heading, *rows], right=range(1, 5))] if rows else []
     totals = report.totals
-    if totals.divides_by:
+    if totals.divides_by and max(totals.divides_by) == 1:
+        lines.append("No size of the input loses cells at a border.")
+    elif totals.divides_by:
         lines.append(f"Inputs that divide by {by(totals.divides_by)} lose nothing at any border.")
     if totals.smallest_input:
         lines.append(f"The smallest input that works: {by(totals.smallest_input)}.")
