@@ -34,6 +34,7 @@ NAVIGATION = [
     {"한국어": "index.ko.md"},
     {"Adopting poolkit": "adopting.md"},
     {"Surgery": "surgery.md"},
+    {"Auditing a model": "auditing.md"},
     {"ONNX": "onnx.md"},
     {"The lesson": [{"Pooling, live": "lesson.md"}, {"Pooling, 직접 돌려 보기": "lesson.ko.md"}]},
     {"An experiment": "experiment.md"},

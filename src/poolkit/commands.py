@@ -16,6 +16,8 @@ import torch
 import poolkit
 import poolkit.functional as F
 
+from .audit.auditor import PARTS
+from .audit.gate import KEYS, below, limit
 from .errors import ArgumentError
 from .imaging import check_writable, load_image, save_png, write_whole
 from .surgery.policies import POLICIES
@@ -148,9 +150,89 @@ def _digits(x: torch.Tensor) -> str:
 def _shape(_: click.Context, parameter: click.Parameter, value: str) -> tuple[int, ...]:
     """``1x3x224x224``: the sizes of a tensor."""
     parts = value.replace(",", "x").split("x")
-    if not all(part.isdigit() and int(part) for part in parts):
+    if not all(part.isdecimal() and int(part) for part in parts):
         raise click.BadParameter(f"expected sizes such as 1x3x224x224, got {value!r}")
     return tuple(int(part) for part in parts)
+
+
+def _limits(
+    _: click.Context, parameter: click.Parameter, values: tuple[str, ...]
+) -> dict[str, float]:
+    try:
+        return dict(limit(value) for value in values)
+    except ArgumentError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+@cli.command()
+@click.argument("model", metavar="MODEL")
+@click.option("--input", "shape", callback=_shape, default="8x3x224x224", show_default=True)
+@click.option(
+    "--images",
+    type=click.Path(path_type=Path),
+    help="A folder of PNG and JPEG files. Default: photographs that ship with scikit-image.",
+)
+@click.option("--weights", type=click.Path(path_type=Path), help="A state dict to load before.")
+@click.option("--html", type=click.Path(path_type=Path), help="Write a page with plots, too.")
+@click.option("--json", type=click.Path(path_type=Path), help="Write all figures, too.")
+@click.option(
+    "--fail-under",
+    "limits",
+    multiple=True,
+    callback=_limits,
+    metavar="KEY=VALUE",
+    help=f"Exit with 1 if a figure is less: {', '.join(KEYS)}. Repeatable.",
+)
+@click.option(
+    "--skip", multiple=True, type=click.Choice(PARTS), help="What not to measure. Repeatable."
+)
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="Of moves, and of random weights."
+)
+def audit(
+    model: str,
+    shape: tuple[int, ...],
+    images: Path | None,
+    weights: Path | None,
+    html: Path | None,
+    json: Path | None,
+    limits: dict[str, float],
+    skip: tuple[str, ...],
+    seed: int,
+) -> int:
+    """Measure what downsampling costs MODEL, and what it does to its answers.
+
+    MODEL is package.module:factory, file.py:factory, an exported program (.pt2), a class of
+    poolkit.models such as ResNet18, or a name of pytorchcv where that is installed.
+
+    Exit status: 0, or 1 if a figure is below what --fail-under asks for, or was not measured.
+    """
+    from .loading import load_model
+
+    for path in (html, json):
+        if path is not None:
+            check_writable(path)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = load_model(model)
+    if weights is not None:
+        _load_weights(network, weights)
+    report = poolkit.audit(network, shape, images, skip=skip, seed=seed, name=model)
+    click.echo(f"{report}")
+    # Both are made before either is written.
+    pages = [(html, report.to_html() if html else ""), (json, report.to_json())]
+    for path, text in pages:
+        if path is not None:
+            write_whole(path, functools.partial(_write, text))
+            click.echo(f"{path}")
+    failures = below(report, limits)
+    for sentence in failures:
+        click.echo(f"poolkit: audit: {sentence}", err=True)
+    return 1 if failures else 0
+
+
+def _write(text: str, path: Path) -> None:
+    path.write_text(text, encoding="utf-8")
 
 
 @cli.command()

@@ -4,7 +4,12 @@ Nothing here measures anything. A figure that could not be had is ``None``, and
 :attr:`Report.not_measured` says why. Sizes and fields are per spatial axis, the first axis first.
 """
 
+import os
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .compare import Comparison
 
 __all__ = [
     "Border",
@@ -209,3 +214,84 @@ class Report:
     consistency: tuple[Consistency, ...]
     recommendations: tuple[Recommendation, ...]
     not_measured: tuple[Unmeasured, ...]
+
+    def __str__(self) -> str:
+        """Tables for the terminal, 100 columns wide."""
+        from .text import tables
+
+        return tables(self)
+
+    def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
+        """All of it as JSON; :meth:`from_json` gives an equal report back.
+
+        Args:
+            path: a file to write as well: the whole file, or nothing.
+
+        Raises:
+            OSError: a path that cannot be written.
+
+        Example:
+            >>> import poolkit
+            >>> from torch import nn
+            >>> report = poolkit.audit(nn.MaxPool2d(2), (1, 1, 8, 8), skip=("time", "consistency"))
+            >>> type(report).from_json(report.to_json()) == report
+            True
+        """
+        from .plain import to_json
+
+        return _written(to_json(self), path)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Report":
+        """The report that :meth:`to_json` wrote.
+
+        Raises:
+            ArgumentError: no JSON, another format or another version of it, or a field that is
+                missing, unknown or of the wrong type; the message says where.
+        """
+        from .plain import from_json
+
+        return from_json(cls, text)
+
+    def to_html(self, path: str | os.PathLike[str] | None = None) -> str:
+        """A page with plots that needs nothing beside itself.
+
+        Args:
+            path: a file to write as well: the whole file, or nothing.
+
+        Raises:
+            OSError: a path that cannot be written.
+        """
+        from .html import page
+
+        return _written(page(self), path)
+
+    def compare(self, other: "Report") -> "Comparison":
+        """This report beside a later one: stages by name, totals, and whether moves matter less.
+
+        Args:
+            other: of the model after a change, or of another one.
+
+        Example:
+            >>> import poolkit
+            >>> from torch import nn
+            >>> skip = ("time", "consistency")
+            >>> before = poolkit.audit(nn.MaxPool2d(2), (1, 1, 8, 8), skip=skip)
+            >>> after = poolkit.audit(nn.MaxPool2d(4), (1, 1, 8, 8), skip=skip)
+            >>> print(before.compare(after).total("comparisons"))
+            comparisons  48 -> 60  (+25 %)
+        """
+        from .compare import compare
+
+        return compare(self, other)
+
+
+def _written(text: str, path: str | os.PathLike[str] | None) -> str:
+    if path is not None:
+        from pathlib import Path
+
+        from ..imaging import check_writable, write_whole
+
+        check_writable(Path(path))
+        write_whole(Path(path), lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    return text

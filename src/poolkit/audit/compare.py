@@ -1,0 +1,230 @@
+"""Two reports beside each other."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..errors import ArgumentError
+from ..table import aligned
+from .report import Consistency, Interval, Report, Stage, Totals
+from .text import EMPTY, interval, label, maybe
+from .units import by, duration, memory, percent
+
+__all__ = ["Change", "Comparison", "Moves", "StagePair", "compare"]
+
+
+@dataclass(frozen=True)
+class Change:
+    """A figure of the whole model, before and after; ``None`` where it was not measured."""
+
+    what: str
+    """The field of :class:`poolkit.audit.report.Totals`."""
+    before: float | None
+    after: float | None
+
+    @property
+    def ratio(self) -> float | None:
+        """``after / before``; None if one of them is missing, infinite if there was nothing."""
+        if self.before is None or self.after is None:
+            return None
+        if not self.before:
+            return math.inf if self.after else 1.0
+        return self.after / self.before
+
+    def __str__(self) -> str:
+        what, before, after, change = self.row()
+        return f"{what}  {before} -> {after}  ({change})"
+
+    def row(self) -> tuple[str, str, str, str]:
+        """Its cells in a table: what, before, after, change."""
+        change = EMPTY
+        if self.ratio is not None:
+            change = "same" if self.before == self.after else f"{100 * (self.ratio - 1):+.3g} %"
+        before, after = (_figure(self.what, value) for value in (self.before, self.after))
+        return self.what.replace("_", " "), before, after, change
+
+
+@dataclass(frozen=True)
+class StagePair:
+    """A stage before and after, matched by name and call; ``None`` where it is not."""
+
+    name: str
+    call: int
+    before: Stage | None
+    after: Stage | None
+
+
+@dataclass(frozen=True)
+class Moves:
+    """One kind of move before and after; ``None`` where it was not measured."""
+
+    kind: str
+    before: Consistency | None
+    after: Consistency | None
+
+    @property
+    def top1_overlap(self) -> bool | None:
+        """Whether the intervals of the top class overlap; then nothing is shown to differ."""
+        if self.before is None or self.after is None:
+            return None
+        return _overlap(self.before.top1, self.after.top1)
+
+    @property
+    def distance_overlap(self) -> bool | None:
+        """Whether those of the logits' distance do."""
+        if self.before is None or self.after is None:
+            return None
+        return _overlap(self.before.distance, self.after.distance)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A report beside a later one. ``str`` of it is a table."""
+
+    before: Report
+    after: Report
+    stages: tuple[StagePair, ...]
+    """In the order of the later report; stages that are gone stand where they were."""
+    totals: tuple[Change, ...]
+    consistency: tuple[Moves, ...]
+
+    def total(self, what: str) -> Change:
+        """The change of one field of the totals.
+
+        Raises:
+            ArgumentError: no such field.
+        """
+        for change in self.totals:
+            if change.what == what:
+                return change
+        names = ", ".join(change.what for change in self.totals)
+        raise ArgumentError(f"total: expected one of {names}, got {what!r}")
+
+    def __str__(self) -> str:
+        title = f"{self.before.model} -> {self.after.model}, input {by(self.before.input_shape)}"
+        if self.before.input_shape != self.after.input_shape:
+            title += f" -> {by(self.after.input_shape)}: other sizes, other figures"
+        parts = [title, _totals(self)]
+        if self.stages:
+            parts.append(_stages(self))
+        if self.consistency:
+            parts.append(_moves(self))
+        return "\n\n".join(parts)
+
+
+def compare(before: Report, after: Report) -> Comparison:
+    """See :meth:`poolkit.audit.report.Report.compare`."""
+    if not isinstance(after, Report):
+        raise ArgumentError(f"compare: expected a Report, got {type(after).__name__}")
+    names = [
+        field.name
+        for field in dataclasses.fields(Totals)
+        if field.name not in {"smallest_input", "divides_by"}
+    ]
+    changes = (
+        Change(name, getattr(before.totals, name), getattr(after.totals, name)) for name in names
+    )
+    moves = [{c.kind: c for c in report.consistency} for report in (before, after)]
+    kinds = dict.fromkeys([*moves[0], *moves[1]])
+    return Comparison(
+        before,
+        after,
+        _pairs(before, after),
+        tuple(changes),
+        tuple(Moves(kind, moves[0].get(kind), moves[1].get(kind)) for kind in kinds),
+    )
+
+
+def _pairs(before: Report, after: Report) -> tuple[StagePair, ...]:
+    """Both paths merged: a stage that is gone goes before the next that is not."""
+    old = {(stage.name, stage.call): stage for stage in before.stages}
+    new = {(stage.name, stage.call): stage for stage in after.stages}
+    order: list[tuple[str, int]] = []
+    gone = iter(old)
+    for key in new:
+        if key in old:
+            for earlier in gone:
+                if earlier == key:
+                    break
+                if earlier not in new:
+                    order.append(earlier)
+        order.append(key)
+    order.extend(key for key in old if key not in new and key not in order)
+    return tuple(StagePair(*key, old.get(key), new.get(key)) for key in order)
+
+
+def _overlap(one: Interval | None, other: Interval | None) -> bool | None:
+    if one is None or other is None:
+        return None
+    return one.low <= other.high and other.low <= one.high
+
+
+# ---- tables -------------------------------------------------------------------------------------
+
+
+def _totals(found: Comparison) -> str:
+    heading = ("the model", "before", "after", "change")
+    return aligned([heading, *(change.row() for change in found.totals)], right=range(1, 4))
+
+
+def _stages(found: Comparison) -> str:
+    heading = ("stage", "kind", "map", "kept in training", "time", "folded")
+    rows: list[tuple[str, ...]] = [heading]
+    for pair in found.stages:
+        sides = (pair.before, pair.after)
+        if pair.before is None or pair.after is None:
+            present = pair.before or pair.after
+            assert present is not None
+            kind = f"{present.kind}, {'new' if pair.before is None else 'gone'}"
+            rows.append((label(present), kind, *_cells(present)))
+            continue
+        kind = _arrow([stage.kind for stage in sides if stage])
+        cells = [_cells(stage) for stage in sides if stage]
+        rows.append((label(pair.after), kind, *map(_arrow, zip(*cells, strict=True))))
+    return aligned(rows)
+
+
+def _cells(stage: Stage) -> tuple[str, str, str, str]:
+    return (
+        "x".join(map(str, stage.output_shape[2:])),
+        memory(stage.saved_bytes),
+        maybe(stage.seconds, duration),
+        maybe(stage.aliasing, percent),
+    )
+
+
+def _moves(found: Comparison) -> str:
+    heading = ("move", "", "before", "after", "")
+    rows = []
+    for moves in found.consistency:
+        sides = (moves.before, moves.after)
+        top1 = [None if side is None else side.top1 for side in sides]
+        distance = [None if side is None else side.distance for side in sides]
+        for what, intervals, overlap in (
+            ("same top class", top1, moves.top1_overlap),
+            ("logits moved", distance, moves.distance_overlap),
+        ):
+            if any(intervals):
+                rows.append((moves.kind, what, *map(_spread, intervals), VERDICTS[overlap]))
+    return aligned([heading, *rows])
+
+
+VERDICTS = {True: "intervals overlap", False: "intervals apart", None: ""}
+
+
+def _spread(found: Interval | None) -> str:
+    mean, ends = interval(found)
+    return mean if mean == EMPTY else f"{mean} ({ends})"
+
+
+def _arrow(sides: Sequence[str]) -> str:
+    return sides[0] if sides[0] == sides[1] else f"{sides[0]} -> {sides[1]}"
+
+
+def _figure(what: str, value: float | None) -> str:
+    if value is None:
+        return EMPTY
+    if what.startswith("seconds"):
+        return duration(value)
+    return memory(int(value)) if "bytes" in what else f"{value:,}"
