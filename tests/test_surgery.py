@@ -650,14 +650,16 @@ def run(monkeypatch, capsys):
     """Run ``poolkit rewrite`` on a small network; gives (exit status, stdout, stderr)."""
     pytest.importorskip("click")
     from poolkit import cli
+    from poolkit.audit.auditor import PARTS
 
+    skipped = [word for part in PARTS for word in ("--skip", part)]
     loading = types.ModuleType("poolkit.loading")
     loading.load_model = lambda name: {"tiny": tiny, "relu": nn.ReLU}[name]()
     monkeypatch.setitem(sys.modules, "poolkit.loading", loading)
 
     def call(*arguments):
         with pytest.raises(SystemExit) as exit_:
-            cli.main(["rewrite", *map(str, arguments)])
+            cli.main(["rewrite", *map(str, arguments), *skipped])
         return exit_.value.code, *capsys.readouterr()
 
     return call
@@ -676,6 +678,8 @@ def test_command_writes_a_state_dict_and_a_program(run, tmp_path):
     status, out, _ = run(*given, tmp_path / "new.pt")
     assert status == 0
     assert out.splitlines()[0].split() == ["module", "was", "is", "now"]
+    assert "tiny -> tiny, polyphase, input 2 x 3 x 32 x 32" in out
+    assert re.search(r"^1 +max -> polyphase +16x16", out, re.MULTILINE)
     assert out.splitlines()[-1] == str(tmp_path / "new.pt")
     report = poolkit.rewrite(model, "polyphase", X)
     model.load_state_dict(torch.load(tmp_path / "new.pt", weights_only=True))
@@ -701,7 +705,7 @@ def test_command_refuses(run, tmp_path):
         ((*given, "1x3x32x32", "--out", tmp_path / "none/new.pt"), "No such file or directory"),
         ((*given, "1x3x32x32", "--out", tmp_path / "other.pt"), "Is a directory"),
         ((*given, "1x3x32x32", "--weights", tmp_path / "code.pt", *out), "cannot load "),
-        ((*given, "1x4x32x32", *out), "the model fails on the given input ((1, 4, 32, 32)), in "),
+        ((*given, "1x4x32x32", *out), "the model fails on an input of shape (1, 4, 32, 32): module"),
     ]:
         status, printed, error = run(*arguments)
         assert (status, printed, error.count("\n")) == (2, "", 1)

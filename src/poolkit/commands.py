@@ -164,14 +164,23 @@ def _limits(
         raise click.BadParameter(str(error)) from None
 
 
-@cli.command()
-@click.argument("model", metavar="MODEL")
-@click.option("--input", "shape", callback=_shape, default="8x3x224x224", show_default=True)
-@click.option(
+_IMAGES = click.option(
     "--images",
     type=click.Path(path_type=Path),
     help="A folder of PNG and JPEG files. Default: photographs that ship with scikit-image.",
 )
+_SKIP = click.option(
+    "--skip", multiple=True, type=click.Choice(PARTS), help="What not to measure. Repeatable."
+)
+_SEED = click.option(
+    "--seed", type=int, default=0, show_default=True, help="Of moves, and of random weights."
+)
+
+
+@cli.command()
+@click.argument("model", metavar="MODEL")
+@click.option("--input", "shape", callback=_shape, default="8x3x224x224", show_default=True)
+@_IMAGES
 @click.option("--weights", type=click.Path(path_type=Path), help="A state dict to load before.")
 @click.option("--html", type=click.Path(path_type=Path), help="Write a page with plots, too.")
 @click.option("--json", type=click.Path(path_type=Path), help="Write all figures, too.")
@@ -183,12 +192,8 @@ def _limits(
     metavar="KEY=VALUE",
     help=f"Exit with 1 if a figure is less: {', '.join(KEYS)}. Repeatable.",
 )
-@click.option(
-    "--skip", multiple=True, type=click.Choice(PARTS), help="What not to measure. Repeatable."
-)
-@click.option(
-    "--seed", type=int, default=0, show_default=True, help="Of moves, and of random weights."
-)
+@_SKIP
+@_SEED
 def audit(
     model: str,
     shape: tuple[int, ...],
@@ -207,16 +212,10 @@ def audit(
 
     Exit status: 0, or 1 if a figure is below what --fail-under asks for, or was not measured.
     """
-    from .loading import load_model
-
     for path in (html, json):
         if path is not None:
             check_writable(path)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = load_model(model)
-    if weights is not None:
-        _load_weights(network, weights)
+    network = _network(model, weights, seed)
     report = poolkit.audit(network, shape, images, skip=skip, seed=seed, name=model)
     click.echo(f"{report}")
     # Both are made before either is written.
@@ -256,26 +255,38 @@ def _write(text: str, path: Path) -> None:
     show_default=True,
     help="Convolutions that read fewer are not antialiased.",
 )
+@_IMAGES
+@_SKIP
+@_SEED
 def rewrite(
-    model: str, policy: str, shape: tuple[int, ...], weights: Path | None, out: Path, **options: Any
+    model: str,
+    policy: str,
+    shape: tuple[int, ...],
+    weights: Path | None,
+    out: Path,
+    images: Path | None,
+    skip: tuple[str, ...],
+    seed: int,
+    **options: Any,
 ) -> int:
     """Put other modules in place of a network's downsampling, and write the result.
 
+    Both networks are audited, and what has changed is printed.
+
     Exit status: 0, or 1 if there was nothing to replace; then nothing is written.
     """
-    from .loading import load_model
-
     if out.suffix not in {".pt", ".pt2"}:
         raise ArgumentError(f"rewrite: --out must end in .pt or .pt2, got {out}")
     check_writable(out)
-    network = load_model(model)
-    if weights is not None:
-        _load_weights(network, weights)
-    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    network = _network(model, weights, seed)
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    measure = functools.partial(poolkit.audit, network, shape, images, skip=skip, seed=seed)
+    before = measure(name=model)
     report = poolkit.rewrite(network, policy, x, **options)
     click.echo(f"{report}")
     if not report:
         return 1
+    click.echo(f"\n{before.compare(measure(name=f'{model}, {policy}'))}")
     if out.suffix == ".pt2":
         buffer = io.BytesIO()  # the exporter looks at the names of files
         torch.export.save(torch.export.export(network.eval(), (x,)), buffer)
@@ -284,6 +295,17 @@ def rewrite(
         write_whole(out, lambda temporary: torch.save(network.state_dict(), temporary))
     click.echo(f"{out}")
     return 0
+
+
+def _network(name: str, weights: Path | None, seed: int) -> torch.nn.Module:
+    from .loading import load_model
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = load_model(name)
+    if weights is not None:
+        _load_weights(network, weights)
+    return network
 
 
 def _load_weights(network: torch.nn.Module, path: Path) -> None:
