@@ -414,6 +414,29 @@ def test_compiled_models_are_seen_through():
     ).stages  # fmt: skip
 
 
+def test_operations_of_blurs():
+    """Those of torch's composition: a dense maximum, padding and a depthwise convolution."""
+
+    class Composed(nn.Module):
+        def forward(self, x):
+            x = F.pad(F.max_pool2d(x, 2, 1), (1, 1, 1, 1), mode="reflect")
+            taps = torch.tensor([0.25, 0.5, 0.25])
+            kernel = (taps[:, None] * taps).expand(x.shape[1], 1, 3, 3)
+            return F.conv2d(x, kernel, stride=2, groups=x.shape[1])
+
+    ours, stock = (
+        audit(net, (2, 8, 33, 33), skip=PARTS)
+        for net in (poolkit.nn.MaxBlurPool2d(2, 2), Composed())
+    )
+    (joint,), (dense, blur) = ours.stages, stock.stages
+    assert (joint.kind, dense.kind, blur.kind) == ("max blur", "max", "blur")
+    assert joint.output_shape == blur.output_shape == (2, 8, 16, 16)
+    assert joint.comparisons == dense.comparisons == 2 * 8 * 32 * 32 * 3
+    assert joint.multiply_adds == blur.multiply_adds == 2 * 8 * 16 * 16 * 9
+    assert ours.totals.multiply_adds == stock.totals.multiply_adds == joint.multiply_adds
+    assert [f.size for f in joint.field] == [f.size for f in blur.field] == [4, 4]
+
+
 # ---- bad input ----------------------------------------------------------------------------------
 
 

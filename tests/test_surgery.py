@@ -705,7 +705,10 @@ def test_command_refuses(run, tmp_path):
         ((*given, "1x3x32x32", "--out", tmp_path / "none/new.pt"), "No such file or directory"),
         ((*given, "1x3x32x32", "--out", tmp_path / "other.pt"), "Is a directory"),
         ((*given, "1x3x32x32", "--weights", tmp_path / "code.pt", *out), "cannot load "),
-        ((*given, "1x4x32x32", *out), "the model fails on an input of shape (1, 4, 32, 32): module"),
+        (
+            (*given, "1x4x32x32", *out),
+            "the model fails on an input of shape (1, 4, 32, 32): module",
+        ),
     ]:
         status, printed, error = run(*arguments)
         assert (status, printed, error.count("\n")) == (2, "", 1)

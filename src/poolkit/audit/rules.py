@@ -30,6 +30,10 @@ class Found:
     ceil_mode: bool = False
     starts: tuple[int, ...] = ()
     """Of a slice: its first cells."""
+    weights: int = 0
+    """Of poolkit's blurs: multiply-adds of an output, those of a depthwise convolution."""
+    dense: Window | None = None
+    """Of blurred maxima: the windows of these."""
 
 
 class Op(NamedTuple):

@@ -19,7 +19,8 @@ def stage(event: Event) -> Stage:
     """All that follows from the call itself; nothing is run but on the meta device."""
     window, kind = event.window, event.found.kind
     planes = math.prod(event.output.shape) // max(1, math.prod(window.output_size))
-    joins = cost.joins(planes, window) if kind in COMPARED + ADDED else 0
+    joined = event.found.dense or window
+    joins = cost.joins(planes, joined) if kind in COMPARED + ADDED else 0
     even = all(axis.stride for axis in window.axes)
     ours, stock = _saved(event)
     return Stage(

@@ -143,7 +143,9 @@ class Trace(Calls):
             return
         after, found = windows.of_function(title(function), sight, x, first, values)
         if found is not None and after is not None:
-            after = self._add(found, x, first, after, ())
+            multiply_adds = found.weights * first.numel()
+            self.multiply_adds += multiply_adds
+            after = self._add(found, x, first, after, (), multiply_adds)
         if after is not None:
             self._put(first, after)
 
@@ -240,8 +242,7 @@ class Trace(Calls):
         if found.kind.endswith("avg") and x in self._powers:
             found = Found("lp", found.window, found.ceil_mode)
         name = self._name(found)
-        found = Found(found.kind, windows.of_image(found.window, sight), found.ceil_mode,
-                      found.starts)  # fmt: skip
+        found = replace(found, window=windows.of_image(found.window, sight))
         before = self.events[-1] if self.events else None
         if found.starts and before is not None and self._continues(before, x, found):
             before.found = windows.both(before.found, found)

@@ -1,5 +1,6 @@
 """The windows of poolkit's own functions, told by their arguments, and of several steps as one."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -33,9 +34,8 @@ def of_function(name: str, sight: Sight, x: Tensor, y: Tensor, values: Values) -
         kernels = geometry.as_ints(name, "kernel_size", values["kernel_size"], rank, 1)
         return rules.scattered(sight, x.shape[-rank:], y.shape[-rank:], kernels)
     if family in ("blur_pool", "max_blur_pool"):
-        window = _blur(name, rank, x, values)
-        return rules.through(sight, window), Found(family.removesuffix("_pool").replace("_", " "),
-                                                   window)  # fmt: skip
+        found = _blur(name, rank, x, values)
+        return rules.through(sight, found.window), found
     if family == "polyphase_pool":
         stride = geometry.as_ints(name, "stride", values["stride"], rank, 1)
         axes = zip(x.shape[-rank:], y.shape[-rank:], stride, strict=True)
@@ -53,8 +53,8 @@ def _fixed(name: str, rank: int, x: Tensor, values: Values) -> Window:
     )  # fmt: skip
 
 
-def _blur(name: str, rank: int, x: Tensor, values: Values) -> Window:
-    """Of a blur, or of maxima and a blur behind them, as one window."""
+def _blur(name: str, rank: int, x: Tensor, values: Values) -> Found:
+    """A blur, or maxima and a blur behind them, as one window."""
     maxima = name.startswith("max_")
     given = values.get("filter")
     taps = values["blur" if maxima else "kernel_size"]
@@ -62,16 +62,22 @@ def _blur(name: str, rank: int, x: Tensor, values: Values) -> Window:
         lengths = [len(f) if hasattr(f, "__len__") else 0 for f in given]
         taps = lengths if all(lengths) else [len(given)] * rank
     blurs = geometry.as_ints(name, "filter", taps, rank, 1)
+    weights = math.prod(blurs)
     padding = values.get("padding")
     kernels = geometry.as_ints(name, "kernel_size", values["kernel_size"] if maxima else 1, rank, 1)
     pads = geometry.normalise_padding(name, padding if maxima and padding is not None else 0, rank)
     assert not isinstance(pads, str)
     if not maxima and padding is not None:
-        return geometry.fixed(name, rank, x.shape, blurs, values["stride"], padding, 1, False,
-                              False)  # fmt: skip
+        window = geometry.fixed(name, rank, x.shape, blurs, values["stride"], padding, 1, False,
+                                False)  # fmt: skip
+        return Found("blur", window, weights=weights)
     both = [k + b - 1 for k, b in zip(kernels, blurs, strict=True)]
     pairs = [(p + (b - 1) // 2, q + b // 2) for (p, q), b in zip(pads, blurs, strict=True)]
-    return geometry.fixed(name, rank, x.shape, both, values["stride"], pairs, 1, False, False)
+    window = geometry.fixed(name, rank, x.shape, both, values["stride"], pairs, 1, False, False)
+    if not maxima:
+        return Found("blur", window, weights=weights)
+    dense = geometry.fixed(name, rank, x.shape, kernels, 1, pads, 1, False, False)
+    return Found("max blur", window, weights=weights, dense=dense)
 
 
 def of_image(window: Window, sight: Sight) -> Window:
