@@ -29,7 +29,8 @@ PARTS = ("memory", "sizes", "time", "head", "aliasing", "fields", "consistency")
 UNCOUNTED = Unmeasured(
     "operations of activations, normalisation, biases and element-wise sums",
     "multiply-adds are those that torch's own counter knows (convolutions, products of matrices, "
-    "attention), halved, and those of poolkit's blurs, as depthwise convolutions; comparisons and additions are those of the windows of the stages",
+    "attention), halved, and those of poolkit's blurs, as depthwise convolutions; comparisons and "
+    "additions are those of the windows of the stages",
 )
 
 
