@@ -628,6 +628,8 @@ def test_advice_about_time_and_memory():
     assert found.code == "poolkit.accelerate(model)"
     assert "keeps 230.0 MiB" in found.text
     assert "indices alone take 24.5 MiB in place of 196.0 MiB" in found.text
+    small = only(report(totals=totals(saved_bytes=512, saved_bytes_torch=2048)))
+    assert "keeps 2.0 KiB for the backward pass" in small.text
 
 
 def test_advice_about_aliasing():
@@ -636,6 +638,7 @@ def test_advice_about_aliasing():
         window("a", 64, 32, aliasing=0.05),
         window("b", 32, 16, aliasing=0.12),
         window("c", 16, 8, aliasing=0.3, kind="slicing"),
+        window("d", 8, 4, aliasing=0.9),
     )
     found = only(report(consistency=roll(0.1, 0.08), stages=stages))
     assert found.stage == "b"

@@ -15,6 +15,7 @@ SMALLER = 0.05  # of what training keeps
 FOLDED = (
     0.02  # of a stage's energy: of photographs, random filters fold about 5 %, blurred ones 0.5 %
 )
+RESOLVED = 16  # cells along an axis before the stride: of fewer, a spectrum has hardly a slow wave
 MOVED = 0.02  # relative distance of the scores, the lower end of its interval
 FLATTENED = 0.25  # of the model's parameters in the head: beyond it, the head is the model's size
 SEEN = 1  # times the image that a field may cover before later windows find nothing new
@@ -58,13 +59,13 @@ def _memory(report: Report) -> Iterator[Recommendation]:
     if saved <= 0 or saved < SMALLER * totals.saved_bytes_torch:
         return
     text = (
-        f"Training keeps {_mebibytes(totals.saved_bytes_torch)} for the backward pass with torch's "
-        f"pooling and {_mebibytes(totals.saved_bytes)} with poolkit's"
+        f"Training keeps {_bytes(totals.saved_bytes_torch)} for the backward pass with torch's "
+        f"pooling and {_bytes(totals.saved_bytes)} with poolkit's"
     )
     if totals.index_bytes_torch > totals.index_bytes:
         text += (
-            f"; its indices alone take {_mebibytes(totals.index_bytes)} in place of "
-            f"{_mebibytes(totals.index_bytes_torch)}"
+            f"; its indices alone take {_bytes(totals.index_bytes)} in place of "
+            f"{_bytes(totals.index_bytes_torch)}"
         )
     yield Recommendation(f"{text}.", "poolkit.accelerate(model)")
 
@@ -78,6 +79,7 @@ def _aliasing(report: Report) -> Iterator[Recommendation]:
         and stage.aliasing is not None
         and stage.aliasing >= FOLDED
         and stage.input_shape != report.input_shape
+        and min(stage.input_shape[2:]) >= RESOLVED
     ]
     if roll is None or roll.distance.low < MOVED or not folding:
         return
@@ -213,5 +215,5 @@ def _milliseconds(seconds: float) -> str:
     return f"{1000 * seconds:.3g} ms"
 
 
-def _mebibytes(count: int) -> str:
-    return f"{count / 2**20:.1f} MiB"
+def _bytes(count: int) -> str:
+    return f"{count / 2**20:.1f} MiB" if count >= 2**20 else f"{count / 2**10:.1f} KiB"
