@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from .report import Consistency, Recommendation, Report, Stage
+from .units import by, byte_count, counted, duration, percent
 
 __all__ = ["recommend"]
 
@@ -46,8 +47,8 @@ def _speed(report: Report) -> Iterator[Recommendation]:
     if stock is None or ours is None or ours >= stock or stock - ours < FASTER * stock:
         return
     yield Recommendation(
-        f"One forward pass takes {_milliseconds(stock)} with torch's pooling and "
-        f"{_milliseconds(ours)} with poolkit's, {_percent(1 - ours / stock)} less, with the same "
+        f"One forward pass takes {duration(stock)} with torch's pooling and "
+        f"{duration(ours)} with poolkit's, {percent(1 - ours / stock)} less, with the same "
         "results.",
         "poolkit.accelerate(model)",
     )
@@ -59,13 +60,13 @@ def _memory(report: Report) -> Iterator[Recommendation]:
     if saved <= 0 or saved < SMALLER * totals.saved_bytes_torch:
         return
     text = (
-        f"Training keeps {_bytes(totals.saved_bytes_torch)} for the backward pass with torch's "
-        f"pooling and {_bytes(totals.saved_bytes)} with poolkit's"
+        f"Training keeps {byte_count(totals.saved_bytes_torch)} for the backward pass with torch's "
+        f"pooling and {byte_count(totals.saved_bytes)} with poolkit's"
     )
     if totals.index_bytes_torch > totals.index_bytes:
         text += (
-            f"; its indices alone take {_bytes(totals.index_bytes)} in place of "
-            f"{_bytes(totals.index_bytes_torch)}"
+            f"; its indices alone take {byte_count(totals.index_bytes)} in place of "
+            f"{byte_count(totals.index_bytes_torch)}"
         )
     yield Recommendation(f"{text}.", "poolkit.accelerate(model)")
 
@@ -85,8 +86,8 @@ def _aliasing(report: Report) -> Iterator[Recommendation]:
         return
     worst = max(folding, key=lambda stage: stage.aliasing or 0.0)
     yield Recommendation(
-        f"{_instability(roll)}; '{worst.name}' folds {_percent(worst.aliasing or 0.0)} of its "
-        f"map's energy, the most of {_count(len(folding), 'stage')} that fold {_percent(FOLDED)} "
+        f"{_instability(roll)}; '{worst.name}' folds {percent(worst.aliasing or 0.0)} of its "
+        f"map's energy, the most of {counted(len(folding), 'stage')} that fold {percent(FOLDED)} "
         "or more. A blur before the stride takes that energy off.",
         'poolkit.rewrite(model, "antialias", images)  # then fine-tune',
         worst.name,
@@ -97,11 +98,11 @@ def _instability(roll: Consistency) -> str:
     d = roll.distance
     text = (
         f"A circular move of up to {roll.largest_shift:g} pixels changes the answer by "
-        f"{_percent(d.mean)} of its length (95 % interval {_percent(d.low)} to {_percent(d.high)}, "
-        f"{_count(roll.images, 'picture')}, {roll.shifts} moves each)"
+        f"{percent(d.mean)} of its length (95 % interval {percent(d.low)} to {percent(d.high)}, "
+        f"{counted(roll.images, 'picture')}, {roll.shifts} moves each)"
     )
     if roll.top1 is not None and roll.top1.mean < 1:
-        text += f" and the top class in {_percent(1 - roll.top1.mean)} of the moves"
+        text += f" and the top class in {percent(1 - roll.top1.mean)} of the moves"
     return text
 
 
@@ -115,10 +116,10 @@ def _head(report: Report) -> Iterator[Recommendation]:
         return
     text = (
         f"The head '{head.name}' ({head.kind}) has {head.parameters:,} of "
-        f"{report.totals.parameters:,} parameters, {_percent(head.share)}"
+        f"{report.totals.parameters:,} parameters, {percent(head.share)}"
     )
     if refused:
-        text += f", and takes no map of another size: an input of {_by(refused[0])} is refused"
+        text += f", and takes no map of another size: an input of {by(refused[0])} is refused"
     yield Recommendation(
         f"{text}. Global average pooling and one linear layer would have "
         f"{head.gap_parameters:,} and take any size.",
@@ -137,7 +138,7 @@ def _border(report: Report) -> Iterator[Recommendation]:
         for border, extent in zip(stage.border or (), stage.input_shape[2:], strict=False)
     )
     text = (
-        f"'{stage.name}' drops {lost} rows and columns at the border, {_percent(share)} of its map"
+        f"'{stage.name}' drops {lost} rows and columns at the border, {percent(share)} of its map"
     )
     size, steps = report.input_shape[2:], report.totals.divides_by
     if steps is not None and any(extent % step for extent, step in zip(size, steps, strict=True)):
@@ -145,9 +146,9 @@ def _border(report: Report) -> Iterator[Recommendation]:
         larger = [-(-extent // step) * step for extent, step in zip(size, steps, strict=True)]
         pad = [part for a, b in zip(size, larger, strict=True) for part in (b - a, 0)][::-1]
         code = f"images = torch.nn.functional.pad(images, {tuple(pad)})"
-        text += f"; sizes that divide by {_by(steps)} drop none: pad {_by(size)} to {_by(larger)}"
+        text += f"; sizes that divide by {by(steps)} drop none: pad {by(size)} to {by(larger)}"
         if min(smaller) > 0:
-            text += f", or crop it to {_by(smaller)}"
+            text += f", or crop it to {by(smaller)}"
     elif stage.kind in {"max", "avg", "lp"} and not stage.ceil_mode:
         text += "; with ceil_mode it has one more window there"
         code = f"model.get_submodule({stage.name!r}).ceil_mode = True"
@@ -186,8 +187,8 @@ def _field(report: Report) -> Iterator[Recommendation]:
     if ":" not in early.name:
         code = f"model.get_submodule({early.name!r}).stride = 1  # then fine-tune"
     yield Recommendation(
-        f"A value of '{stage.name}' depends on {_by(widths)} pixels, more than the image of "
-        f"{_by(size)} has, and {_count(len(later), 'stage')} with a stride follow, whose windows "
+        f"A value of '{stage.name}' depends on {by(widths)} pixels, more than the image of "
+        f"{by(size)} has, and {counted(len(later), 'stage')} with a stride follow, whose windows "
         "see nothing new: give larger images, or an early stage no stride.",
         code,
         stage.name,
@@ -197,23 +198,3 @@ def _field(report: Report) -> Iterator[Recommendation]:
 def _exceeds(stage: Stage, size: Sequence[int]) -> bool:
     fields = [field.size for field in stage.field or ()]
     return all(f is not None and f > SEEN * extent for f, extent in zip(fields, size, strict=False))
-
-
-def _by(sizes: Sequence[int]) -> str:
-    return " x ".join(map(str, sizes))
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" + ("s" if number != 1 else "")
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.3g} %"
-
-
-def _milliseconds(seconds: float) -> str:
-    return f"{1000 * seconds:.3g} ms"
-
-
-def _bytes(count: int) -> str:
-    return f"{count / 2**20:.1f} MiB" if count >= 2**20 else f"{count / 2**10:.1f} KiB"
