@@ -120,7 +120,7 @@ def test_every_figure_is_in_the_tables():
     assert row("What a value", 2) == "head:mean - - - - - - -"
     assert row("Operations", 3) == "the model 1,000 100 % 50,000 100 % 3,072 16"
     assert row("Memory") == " ".join([*first, "4.0 KiB 2.0 MiB 1.0 KiB 8.0 KiB 1.0 KiB"])
-    assert row("Time") == " ".join([*first, "2 ms 10 % 0.5 ms 4"])
+    assert row("Time") == " ".join([*first, "2 ms 10 % 500 µs 4"])
     assert row("Time", 2) == "head:mean - - - -"
     assert row("When") == "roll 8 px 80 % 70 % to 90 % 20 % 10 % to 30 %"
     assert row("When", 2) == "crop 16 px - - 25 % 20 % to 30 %"
@@ -241,7 +241,7 @@ def test_compare():
     assert "added global avg, new 8x8 1.0 KiB - -" in rows
     assert "head:mean global avg, gone 8x8 1.0 KiB - -" in rows
     assert any(
-        row.endswith("max -> max blur 8x8 1.0 KiB 0.5 ms -> - 12.5 % -> 0 %") for row in rows
+        row.endswith("max -> max blur 8x8 1.0 KiB 500 µs -> - 12.5 % -> 0 %") for row in rows
     )
     assert "roll same top class 80 % (70 % to 90 %) 95 % (91 % to 99 %) intervals apart" in rows
     assert "crop logits moved 25 % (20 % to 30 %) -" in rows

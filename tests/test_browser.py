@@ -12,7 +12,7 @@ from playwright import sync_api
 
 from poolkit import demo
 from poolkit.demo.sections import BUILDERS
-from poolkit.demo.theme import DARK, LIGHT
+from poolkit.page.theme import DARK, LIGHT
 
 # A browser that is named must be there: `.ci/run` names the one that it has installed.
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")

@@ -73,6 +73,13 @@ def test_audit_prints_and_writes(run, folder):
     assert again[1] == f"{report}\n"  # the same weights
 
 
+def test_audit_writes_a_page(run, folder):
+    status, out, _ = run("nets.py:make", *FAST, "--images", "pictures", "--html", "report.html")
+    assert status == 0
+    assert out.endswith("\nreport.html\n")
+    assert "<html" in (folder / "report.html").read_text(encoding="utf-8")
+
+
 def test_audit_loads_weights(run, folder):
     torch.save({"0.weight": torch.zeros(4, 3, 3, 3), "0.bias": torch.ones(4)}, "w.pt")
     arguments = ("nets.py:make", *FAST, "--images", "pictures", "--json", "report.json")

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from .report import Consistency, Recommendation, Report, Stage
-from .units import by, duration, memory, percent
+from .units import by, byte_count, counted, duration, percent
 
 __all__ = ["recommend"]
 
@@ -60,13 +60,13 @@ def _memory(report: Report) -> Iterator[Recommendation]:
     if saved <= 0 or saved < SMALLER * totals.saved_bytes_torch:
         return
     text = (
-        f"Training keeps {memory(totals.saved_bytes_torch)} for the backward pass with torch's "
-        f"pooling and {memory(totals.saved_bytes)} with poolkit's"
+        f"Training keeps {byte_count(totals.saved_bytes_torch)} for the backward pass with torch's "
+        f"pooling and {byte_count(totals.saved_bytes)} with poolkit's"
     )
     if totals.index_bytes_torch > totals.index_bytes:
         text += (
-            f"; its indices alone take {memory(totals.index_bytes)} in place of "
-            f"{memory(totals.index_bytes_torch)}"
+            f"; its indices alone take {byte_count(totals.index_bytes)} in place of "
+            f"{byte_count(totals.index_bytes_torch)}"
         )
     yield Recommendation(f"{text}.", "poolkit.accelerate(model)")
 
@@ -87,7 +87,7 @@ def _aliasing(report: Report) -> Iterator[Recommendation]:
     worst = max(folding, key=lambda stage: stage.aliasing or 0.0)
     yield Recommendation(
         f"{_instability(roll)}; '{worst.name}' folds {percent(worst.aliasing or 0.0)} of its "
-        f"map's energy, the most of {_count(len(folding), 'stage')} that fold {percent(FOLDED)} "
+        f"map's energy, the most of {counted(len(folding), 'stage')} that fold {percent(FOLDED)} "
         "or more. A blur before the stride takes that energy off.",
         'poolkit.rewrite(model, "antialias", images)  # then fine-tune',
         worst.name,
@@ -99,7 +99,7 @@ def _instability(roll: Consistency) -> str:
     text = (
         f"A circular move of up to {roll.largest_shift:g} pixels changes the answer by "
         f"{percent(d.mean)} of its length (95 % interval {percent(d.low)} to {percent(d.high)}, "
-        f"{_count(roll.images, 'picture')}, {roll.shifts} moves each)"
+        f"{counted(roll.images, 'picture')}, {roll.shifts} moves each)"
     )
     if roll.top1 is not None and roll.top1.mean < 1:
         text += f" and the top class in {percent(1 - roll.top1.mean)} of the moves"
@@ -188,7 +188,7 @@ def _field(report: Report) -> Iterator[Recommendation]:
         code = f"model.get_submodule({early.name!r}).stride = 1  # then fine-tune"
     yield Recommendation(
         f"A value of '{stage.name}' depends on {by(widths)} pixels, more than the image of "
-        f"{by(size)} has, and {_count(len(later), 'stage')} with a stride follow, whose windows "
+        f"{by(size)} has, and {counted(len(later), 'stage')} with a stride follow, whose windows "
         "see nothing new: give larger images, or an early stage no stride.",
         code,
         stage.name,
@@ -198,7 +198,3 @@ def _field(report: Report) -> Iterator[Recommendation]:
 def _exceeds(stage: Stage, size: Sequence[int]) -> bool:
     fields = [field.size for field in stage.field or ()]
     return all(f is not None and f > SEEN * extent for f, extent in zip(fields, size, strict=False))
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" + ("s" if number != 1 else "")

@@ -9,7 +9,7 @@ from ..errors import ArgumentError
 from ..table import aligned
 from .report import Consistency, Interval, Report, Stage, Totals
 from .text import EMPTY, interval, label, maybe
-from .units import by, duration, memory, percent
+from .units import by, byte_count, duration, percent
 
 __all__ = ["Change", "Comparison", "Moves", "StagePair", "compare"]
 
@@ -188,7 +188,7 @@ def _stages(found: Comparison) -> str:
 def _cells(stage: Stage) -> tuple[str, str, str, str]:
     return (
         "x".join(map(str, stage.output_shape[2:])),
-        memory(stage.saved_bytes),
+        byte_count(stage.saved_bytes),
         maybe(stage.seconds, duration),
         maybe(stage.aliasing, percent),
     )
@@ -227,4 +227,4 @@ def _figure(what: str, value: float | None) -> str:
         return EMPTY
     if what.startswith("seconds"):
         return duration(value)
-    return memory(int(value)) if "bytes" in what else f"{value:,}"
+    return byte_count(int(value)) if "bytes" in what else f"{value:,}"

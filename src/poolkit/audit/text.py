@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from ..table import aligned
 from .report import Border, Interval, Report, Stage
-from .units import by, duration, memory, percent
+from .units import by, byte_count, duration, percent
 
 WIDTH = 100
 NAME = 24  # columns of a stage's name
@@ -132,7 +132,8 @@ def _memory(report: Report) -> str:
     heading = ("stage", "map", "kept: torch", "poolkit", "indices: torch", "poolkit")
 
     def row(name: str, part: Stage | object) -> Row:
-        return (name, *(memory(getattr(part, each)) for each in BYTES))
+        counts = [getattr(part, each) for each in BYTES]
+        return (name, *(byte_count(count) if count else "0" for count in counts))
 
     rows = [row(label(stage), stage) for stage in report.stages]
     return aligned([heading, *rows, row("the model", report.totals)], right=range(1, 6))

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..imaging import to_array
+from ..page.theme import Theme
 from .draw import DPI, Drawer, Pixels, arrow, bare, cell
-from .theme import Theme
 from .training import Interval
 
 GLOW = "inferno"  # bright on a grey photograph, and in order of brightness for every eye

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from ..imaging import to_array
-from .theme import Theme
+from ..page.theme import Theme
 
 Drawer = Callable[[Theme], Figure]
 Pixels = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]

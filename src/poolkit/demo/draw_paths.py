@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator
 
+from ..page.theme import Theme
 from .draw import DPI, Drawer
-from .theme import Theme
 
 # Kind of layer: marker, its size in points, and index of its hue. Shape and colour say the same.
 MARKERS = {

@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from ..page.theme import Theme
 from .draw import DPI, PIXEL_DPI, Drawer, Pixels
-from .theme import Theme
 
 Row = Sequence[float]
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import poolkit.functional as F
 
 from ..imaging import default_photograph, load_image
+from ..page.theme import DARK, LIGHT
 from . import fit
 from .draw import Panel, blocks, panels
 from .report import render
-from .theme import DARK, LIGHT
 
 KERNEL = 8
 CUT = (224, 384)  # the cat's face; with more around it a file exceeds 200 KB

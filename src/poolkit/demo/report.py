@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
 import torch
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure as Drawing
 from PIL import Image
@@ -22,7 +21,8 @@ from rich.table import Table as TerminalTable
 import poolkit.functional as F
 
 from ..imaging import to_array
-from .theme import DARK, LIGHT, Theme
+from ..page import environment
+from ..page.theme import DARK, LIGHT, Theme
 
 Lang = Literal["en", "ko"]
 T = TypeVar("T")
@@ -227,17 +227,11 @@ def _opening(context: Context) -> list[tuple[str, bytes]]:
 
 def page(sections: Sequence[Section], context: Context, machine: str) -> str:
     """The self-contained ``report.html``: styles, figures and text in one file."""
-    environment = Environment(
-        loader=PackageLoader("poolkit.demo", "templates"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    environment.filters["data_uri"] = _data_uri
-    environment.filters["size"] = _size
-    environment.filters["kind"] = lambda block: type(block).__name__
-    return environment.get_template("report.html.j2").render(
+    templates = environment("poolkit.demo")
+    templates.filters["data_uri"] = _data_uri
+    templates.filters["size"] = _size
+    templates.filters["kind"] = lambda block: type(block).__name__
+    return templates.get_template("report.html.j2").render(
         lang=context.lang,
         text=PAGE[context.lang],
         image_name=context.image_name,

@@ -8,6 +8,7 @@ from markupsafe import Markup
 
 import poolkit.functional as F
 
+from ...page.theme import Theme
 from ..draw import Panel, blocks, heat, panels, window_example
 from ..report import (
     Context,
@@ -21,7 +22,6 @@ from ..report import (
     Table,
     run_snippet,
 )
-from ..theme import Theme
 
 SLUG = "max-and-average"
 

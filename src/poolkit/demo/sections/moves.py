@@ -11,6 +11,7 @@ from markupsafe import Markup
 import poolkit.functional as F
 from poolkit import shift
 
+from ...page.theme import Theme
 from ..draw import Panel, blocks, heat, panels
 from ..draw_windows import moved_rows
 from ..moving import FILTERS, MOVES, QUICK_SEEDS, SEEDS, Measured, measure
@@ -26,7 +27,6 @@ from ..report import (
     Table,
     run_snippet,
 )
-from ..theme import Theme
 
 SLUG = "moves"
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Theme:
+    """The colours of one scheme."""
+
     name: str
     page: str
     card: str
