@@ -45,7 +45,7 @@ class Scale:
                 yield 2.0**power
                 power += step
             return
-        rough = (self.top - self.bottom) / 4 or 1.0
+        rough = (self.top - self.bottom) / 3 or 1.0
         unit = 10 ** math.floor(math.log10(rough))
         step_ = next(unit * factor for factor in (1, 2, 2.5, 5, 10) if unit * factor >= rough)
         count = math.floor((self.top - self.bottom) / step_ + 1e-9)
@@ -98,15 +98,15 @@ def bars(
             x = scale.at(start)
             width = scale.at(end) - x
             parts.append(
-                Markup(
-                    '<rect x="{:.2f}%" y="{}" width="{:.2f}%" height="{}" class="{}"/>'
-                ).format(x, place * (ROW + GAP), max(width, 0.4 if length else 0.0), ROW, kind)
+                Markup('<rect x="{:.2f}%" y="{}" width="{:.2f}%" height="{}" class="{}"/>').format(
+                    x, place * (ROW + GAP), max(width, 0.4 if length else 0.0), ROW, kind
+                )
             )
     if line is not None:
         x = scale.at(line)
         parts.append(
-            Markup('<line x1="{:.2f}%" x2="{:.2f}%" y1="0" y2="{}" class="limit"/>').format(
-                x, x, height
+            Markup('<line x1="{:.2f}%" x2="{:.2f}%" y1="-5" y2="{}" class="limit"/>').format(
+                x, x, height + 5
             )
         )
     # A path has no percentages: a rhomb is placed by an inner svg that begins there.
@@ -159,7 +159,9 @@ def steps(stages: Sequence[Stage]) -> list[Step]:
         outlived = stage.side and any(extent(s.input_shape) > out for s in stages[place + 1 :])
         parallel = into == before != size
         aside = outlived or parallel
-        found.append(Step(stage, aside, not outlived, (size if size > 0 else into) if aside else into))
+        found.append(
+            Step(stage, aside, not outlived, (size if size > 0 else into) if aside else into)
+        )
         if not aside:
             before, size = into, out
     return found

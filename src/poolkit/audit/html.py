@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -37,6 +38,8 @@ class Chart:
     legend: Sequence[tuple[str, str]]
     axis: Markup | None
     rows: Sequence[Row]
+    first: str = "Stage"
+    """Over the column of labels."""
     flows: bool = False
 
 
@@ -50,6 +53,8 @@ def page(report: Report) -> str:
         ModuleNotFoundError: jinja2 is not installed: ``pip install poolkit[tools]``.
     """
     templates = environment("poolkit.audit")
+    templates.filters["dotted"] = _dotted
+    templates.filters["unbroken"] = _unbroken
     # The policy names the one style sheet by its digest: no other style or script has effect.
     style = templates.get_template("report.css.j2").render(light=LIGHT, dark=DARK)
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
@@ -74,6 +79,18 @@ def page(report: Report) -> str:
     )
 
 
+def _dotted(name: str) -> Markup:
+    """A qualified name that may be broken after its dots."""
+    return Markup(".<wbr>").join(name.split("."))
+
+
+def _unbroken(words: str) -> str:
+    """The words, with no line's end between a number and its unit."""
+    return re.sub(
+        r"(?<=\d) (?=(?:%|px|MiB|KiB|ms|µs|x)\b|%)|(?<= x) (?=\d)", "\N{NO-BREAK SPACE}", words
+    )
+
+
 # ---- at the top ---------------------------------------------------------------------------------
 
 
@@ -85,14 +102,16 @@ def _cards(report: Report) -> list[tuple[str, str, str]]:
         ("Multiply-adds", f"{t.multiply_adds:,}", f"{2 * t.multiply_adds:,} FLOPs"),
     ]
     if t.seconds_torch is not None and t.seconds is not None:
-        cards.append(("Forward pass", duration(t.seconds_torch), f"{duration(t.seconds)} with poolkit"))
+        cards.append(
+            ("Forward pass", duration(t.seconds_torch), f"{duration(t.seconds)} with poolkit")
+        )
     saved = f"{byte_count(t.saved_bytes)} with poolkit"
     cards.append(("Kept for training", byte_count(t.saved_bytes_torch), saved))
     indices = f"{byte_count(t.index_bytes)} with poolkit"
     cards.append(("of that, pooling indices", byte_count(t.index_bytes_torch), indices))
     if t.divides_by is not None:
         even = "any size" if max(t.divides_by) == 1 else f"multiples of {by(t.divides_by)}"
-        cards.append(("Sizes that lose nothing", even, ""))
+        cards.append(("Sizes that drop nothing", even, ""))
     if t.smallest_input is not None:
         cards.append(("Smallest input", by(t.smallest_input), ""))
     return cards
@@ -111,7 +130,9 @@ def _window(stage: Stage) -> str:
     if stage.stride is not None and max(stage.stride) > 1:
         parts.append(f"stride {_shared(stage.stride)}")
     if stage.padding is not None and any(map(any, stage.padding)):
-        sides = [before if before == after else f"{before}+{after}" for before, after in stage.padding]
+        sides = [
+            before if before == after else f"{before}+{after}" for before, after in stage.padding
+        ]
         parts.append(f"padding {_shared(sides)}")
     if stage.dilation is not None and max(stage.dilation) > 1:
         parts.append(f"dilation {_shared(stage.dilation)}")
@@ -127,7 +148,9 @@ def _shared(values: Sequence[object]) -> str:
 
 def _path(report: Report) -> Chart:
     steps = charts.steps(report.stages)
-    sides = [charts.extent(shape) for s in report.stages for shape in (s.input_shape, s.output_shape)]
+    sides = [
+        charts.extent(shape) for s in report.stages for shape in (s.input_shape, s.output_shape)
+    ]
     largest = max([*sides, charts.extent(report.input_shape)])
     rows = []
     for step in steps:
@@ -140,7 +163,7 @@ def _path(report: Report) -> Chart:
         if step.aside:
             words.append("beside the main line")
         elif stage.side:
-            words.append("a later layer puts out a larger map again")
+            words.append("enlarged again later")
         rows.append(Row(_title(stage), stage.kind, charts.flow(step, largest), words))
     kinds = {charts.hue(stage.kind): [] for stage in report.stages}  # type: dict[str, list[str]]
     for stage in report.stages:
@@ -162,15 +185,22 @@ def _borders(report: Report) -> list[tuple[str, ...]]:
     rows = []
     for stage in report.stages:
         border = stage.border or ()
-        if any(b.dropped or b.skipped or b.repeated or b.outside or b.divides_by > 1 for b in border):
+        if any(
+            b.dropped or b.skipped or b.repeated or b.outside or b.divides_by > 1 for b in border
+        ):
             rows.append(
                 (
                     _title(stage),
                     by(stage.input_shape[2:]),
-                    by([b.dropped for b in border]),
-                    by([b.skipped for b in border]),
-                    by([b.repeated for b in border]),
-                    by([b.outside for b in border]),
+                    *(
+                        _shared(cells) if any(cells) else NONE
+                        for cells in (
+                            [b.dropped for b in border],
+                            [b.skipped for b in border],
+                            [b.repeated for b in border],
+                            [b.outside for b in border],
+                        )
+                    ),
                     _shared([_even(b) for b in border]),
                 )
             )
@@ -197,13 +227,20 @@ def _fields(report: Report) -> Chart:
         seen = stage.effective_field
         drawing = None
         if widths or seen:
-            parts = [[(width, "hue-1")] for width in sorted(set(widths))[-1:]]
-            drawing = charts.bars(
-                scale, parts or [[(0, "hue-1")]], line=max(image), dots=[max(seen)] if seen else []
-            )
+            reach = max(widths, default=0)
+            bar: list[tuple[float, str]] = [(reach, "hue-1")]
+            if any(field.size is None for field in stage.field or ()) and reach < max(image):
+                bar.append((max(image), "rest"))
+            dots = [max(seen)] if seen else []
+            drawing = charts.bars(scale, [bar], line=max(image), dots=dots)
         rows.append(Row(_title(stage), stage.kind, drawing, _field_words(stage)))
-    legend = [("hue-1", "theoretical"), ("dot", "effective (95 % of the squared gradient)"),
-              ("limit", f"the image, {by(image)}")]  # fmt: skip
+    everywhere = any(f.size is None for stage, _ in found for f in stage.field or ())
+    legend = [
+        ("hue-1", "theoretical"),
+        *([("rest", "all of the image, by a global operation")] if everywhere else []),
+        ("dot", "effective (95 % of the squared gradient)"),
+        ("limit", f"the image, {by(image)}"),
+    ]
     ticks = [(tick, f"{tick:g}") for tick in scale.ticks()]
     return Chart("Receptive field, in pixels of the image", legend, charts.axis(scale, ticks), rows)
 
@@ -214,18 +251,19 @@ def _field_words(stage: Stage) -> list[str]:
     words = [_shared([_field_size(f) for f in stage.field])]
     if stage.effective_field:
         words.append(f"effective {_shared([f'{w:g}' for w in stage.effective_field])} px")
-    words.append(f"stride {_shared([f'{f.stride:g}' for f in stage.field])}")
+    grid = f"stride {_shared([f'{f.stride:g}' for f in stage.field])}"
     if any(f.phase for f in stage.field):
-        words.append(f"off centre by {_shared([f'{f.phase:+g}' for f in stage.field])} px")
+        phases = [f"{f.phase:+g}".replace("-", "\N{MINUS SIGN}") for f in stage.field]
+        grid += f", off centre by {_shared(phases)} px"
+    words.append(grid)
     if not all(f.aligned for f in stage.field):
-        words.append("branches meet that are not aligned")
+        words.append("not aligned with a branch that it meets")
     return words
 
 
 def _field_size(field: Field) -> str:
     if field.size is None:
-        local = "" if field.local is None else f"; without global operations {field.local} px"
-        return f"the whole image{local}"
+        return "all" if field.local is None else f"all; {field.local} px by local windows"
     shortest = field.smallest or field.size
     return f"{shortest} to {field.size} px" if shortest != field.size else f"{field.size} px"
 
@@ -255,12 +293,14 @@ def _share(part: float, whole: float) -> str:
     return percent(part / whole) if whole else NONE
 
 
-def _memory(report: Report) -> Chart:
-    top = max((s.saved_bytes_torch for s in report.stages), default=0)
-    top = max([top, *(s.saved_bytes for s in report.stages)])
-    scale = Scale(max(1, top))
+def _memory(report: Report) -> Chart | None:
+    keeping = [s for s in report.stages if s.saved_bytes or s.saved_bytes_torch]
+    if not keeping:
+        return None
+    top = max(max(s.saved_bytes_torch, s.saved_bytes) for s in keeping)
+    scale = Scale(top)
     rows = []
-    for s in report.stages:
+    for s in keeping:
         kept = (
             (s.saved_bytes_torch, s.index_bytes_torch, "stock"),
             (s.saved_bytes, s.index_bytes, "ours"),
@@ -317,7 +357,7 @@ def _aliasing(report: Report) -> Chart | None:
     shares = [v for s in report.stages for v in (s.aliasing, s.feature_shift) if v is not None]
     if not shares:
         return None
-    scale = Scale(max(max(shares), 0.01))
+    scale = Scale(max(*shares, 0.01))
     rows = []
     for s in report.stages:
         measured = ((s.aliasing, "hue-2", "folds"), (s.feature_shift, "hue-4", "map moves by"))
@@ -355,7 +395,9 @@ def _consistency(report: Report) -> list[Chart]:
                 charts.marks(scale, i, kind),
                 [
                     f"{percent(i.mean)}, 95 % interval {percent(i.low)} to {percent(i.high)}",
-                    f"{counted(c.images, 'picture')}, {counted(c.shifts, 'move')} each, seed {c.seed}",
+                    ", ".join(
+                        (counted(c.images, "picture"), f"{c.shifts} moves each", f"seed {c.seed}")
+                    ),
                 ],
             )
             for c, i in pairs
@@ -363,7 +405,7 @@ def _consistency(report: Report) -> list[Chart]:
         if rows:
             ticks = [(t, percent(t)) for t in scale.ticks()]
             legend = [(kind, "mean and 95 % interval")]
-            found.append(Chart(caption, legend, charts.axis(scale, ticks), rows))
+            found.append(Chart(caption, legend, charts.axis(scale, ticks), rows, "Move"))
     return found
 
 
@@ -387,7 +429,7 @@ def _head(report: Report) -> Chart | None:
     legend = [("hue-2", "head"), ("rest", "the other layers")]
     ticks = [(t, percent(t)) for t in scale.ticks()]
     caption = "Parameters, in shares of the model as it is"
-    return Chart(caption, legend, charts.axis(scale, ticks), rows)
+    return Chart(caption, legend, charts.axis(scale, ticks), rows, "Head")
 
 
 def _head_words(report: Report) -> list[tuple[str, str]]:
