@@ -109,6 +109,7 @@ def test_figures_that_are_missing(audited):
     text = Page(page(replace(lean, stages=(), not_measured=()))).text
     assert "This network shrinks no map." in text
     assert "All was measured." in text
+    assert text.count("There are no stages.") == 3
     assert "None" not in text
 
 

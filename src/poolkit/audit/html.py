@@ -248,7 +248,8 @@ def _fields(report: Report) -> Chart:
 def _field_words(stage: Stage) -> list[str]:
     if not stage.field:
         return ["not known"]
-    words = [_shared([_field_size(f) for f in stage.field])]
+    unit = " px" if all(f.size is not None for f in stage.field) else ""
+    words = [_shared([_field_size(f) for f in stage.field]) + unit]
     if stage.effective_field:
         words.append(f"effective {_shared([f'{w:g}' for w in stage.effective_field])} px")
     grid = f"stride {_shared([f'{f.stride:g}' for f in stage.field])}"
@@ -265,7 +266,7 @@ def _field_size(field: Field) -> str:
     if field.size is None:
         return "all" if field.local is None else f"all; {field.local} px by local windows"
     shortest = field.smallest or field.size
-    return f"{shortest} to {field.size} px" if shortest != field.size else f"{field.size} px"
+    return f"{shortest} to {field.size}" if shortest != field.size else f"{field.size}"
 
 
 # ---- cost ---------------------------------------------------------------------------------------
