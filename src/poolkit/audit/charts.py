@@ -45,7 +45,7 @@ class Scale:
                 yield 2.0**power
                 power += step
             return
-        rough = (self.top - self.bottom) / 4 or 1.0
+        rough = (self.top - self.bottom) / 3 or 1.0
         unit = 10 ** math.floor(math.log10(rough))
         step_ = next(unit * factor for factor in (1, 2, 2.5, 5, 10) if unit * factor >= rough)
         count = math.floor((self.top - self.bottom) / step_ + 1e-9)
@@ -105,8 +105,8 @@ def bars(
     if line is not None:
         x = scale.at(line)
         parts.append(
-            Markup('<line x1="{:.2f}%" x2="{:.2f}%" y1="0" y2="{}" class="limit"/>').format(
-                x, x, height
+            Markup('<line x1="{:.2f}%" x2="{:.2f}%" y1="-5" y2="{}" class="limit"/>').format(
+                x, x, height + 5
             )
         )
     # A path has no percentages: a rhomb is placed by an inner svg that begins there.

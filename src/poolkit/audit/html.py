@@ -2,42 +2,20 @@
 
 import base64
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
 
 from markupsafe import Markup
 
 from ..page import environment
 from ..page.theme import DARK, LIGHT
-from . import charts
-from .charts import Scale
-from .report import Border, Field, Report, Stage
-from .units import by, byte_count, counted, duration, percent
+from . import figures
+from .figures import shared, title
+from .report import Border, Report
+from .units import by, byte_count, duration, percent
 
 __all__ = ["page"]
 
 NONE = "–"
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row of a chart: what it is of, its drawing, and the same in words."""
-
-    label: str
-    note: str
-    chart: Markup | None
-    words: Sequence[str]
-
-
-@dataclass(frozen=True)
-class Chart:
-    """A table with a drawing in every row. ``legend``: class of a colour, and what it means."""
-
-    caption: str
-    legend: Sequence[tuple[str, str]]
-    axis: Markup | None
-    rows: Sequence[Row]
-    flows: bool = False
 
 
 def page(report: Report) -> str:
@@ -50,6 +28,8 @@ def page(report: Report) -> str:
         ModuleNotFoundError: jinja2 is not installed: ``pip install poolkit[tools]``.
     """
     templates = environment("poolkit.audit")
+    templates.filters["dotted"] = _dotted
+    templates.filters["unbroken"] = _unbroken
     # The policy names the one style sheet by its digest: no other style or script has effect.
     style = templates.get_template("report.css.j2").render(light=LIGHT, dark=DARK)
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
@@ -60,21 +40,30 @@ def page(report: Report) -> str:
         size=by(report.input_shape),
         cards=_cards(report),
         charts={
-            "path": _path(report),
-            "fields": _fields(report),
-            "memory": _memory(report),
-            "time": _time(report),
-            "aliasing": _aliasing(report),
-            "head": _head(report),
+            "path": figures.path(report),
+            "fields": figures.fields(report),
+            "memory": figures.memory(report),
+            "time": figures.time(report),
+            "aliasing": figures.aliasing(report),
+            "head": figures.head(report),
         },
-        consistency=_consistency(report),
+        consistency=figures.consistency(report),
         head=_head_words(report),
         borders=_borders(report),
         operations=_operations(report),
     )
 
 
-# ---- at the top ---------------------------------------------------------------------------------
+def _dotted(name: str) -> Markup:
+    """A qualified name that may be broken after its dots."""
+    return Markup(".<wbr>").join(name.split("."))
+
+
+def _unbroken(words: str) -> str:
+    """The words, with no line's end between a number and its unit."""
+    return re.sub(
+        r"(?<=\d) (?=(?:%|px|MiB|KiB|ms|µs|x)\b|%)|(?<= x) (?=\d)", "\N{NO-BREAK SPACE}", words
+    )
 
 
 def _cards(report: Report) -> list[tuple[str, str, str]]:
@@ -94,73 +83,10 @@ def _cards(report: Report) -> list[tuple[str, str, str]]:
     cards.append(("of that, pooling indices", byte_count(t.index_bytes_torch), indices))
     if t.divides_by is not None:
         even = "any size" if max(t.divides_by) == 1 else f"multiples of {by(t.divides_by)}"
-        cards.append(("Sizes that lose nothing", even, ""))
+        cards.append(("Sizes that drop nothing", even, ""))
     if t.smallest_input is not None:
         cards.append(("Smallest input", by(t.smallest_input), ""))
     return cards
-
-
-def _title(stage: Stage) -> str:
-    name = stage.name or "the model"
-    return f"{name} (call {stage.call})" if stage.call > 1 else name
-
-
-def _window(stage: Stage) -> str:
-    """Its window in words."""
-    parts = []
-    if stage.kernel is not None and not stage.kind.startswith(("global", "adaptive")):
-        parts.append(by(stage.kernel))
-    if stage.stride is not None and max(stage.stride) > 1:
-        parts.append(f"stride {_shared(stage.stride)}")
-    if stage.padding is not None and any(map(any, stage.padding)):
-        sides = [
-            before if before == after else f"{before}+{after}" for before, after in stage.padding
-        ]
-        parts.append(f"padding {_shared(sides)}")
-    if stage.dilation is not None and max(stage.dilation) > 1:
-        parts.append(f"dilation {_shared(stage.dilation)}")
-    if stage.ceil_mode:
-        parts.append("ceil_mode")
-    return ", ".join(parts)
-
-
-def _shared(values: Sequence[object]) -> str:
-    """One value where all axes have the same."""
-    return str(values[0]) if len(set(values)) == 1 else " x ".join(map(str, values))
-
-
-def _path(report: Report) -> Chart:
-    steps = charts.steps(report.stages)
-    sides = [
-        charts.extent(shape) for s in report.stages for shape in (s.input_shape, s.output_shape)
-    ]
-    largest = max([*sides, charts.extent(report.input_shape)])
-    rows = []
-    for step in steps:
-        stage = step.stage
-        words = [
-            f"{by(stage.input_shape[2:])} → {by(stage.output_shape[2:]) or 'vector'}",
-            _change(stage.input_shape[1], stage.output_shape[1], "channels"),
-            *([window] if (window := _window(stage)) else []),
-        ]
-        if step.aside:
-            words.append("beside the main line")
-        elif stage.side:
-            words.append("a later layer puts out a larger map again")
-        rows.append(Row(_title(stage), stage.kind, charts.flow(step, largest), words))
-    kinds = {charts.hue(stage.kind): [] for stage in report.stages}  # type: dict[str, list[str]]
-    for stage in report.stages:
-        if stage.kind not in kinds[charts.hue(stage.kind)]:
-            kinds[charts.hue(stage.kind)].append(stage.kind)
-    legend = [(kind, ", ".join(names)) for kind, names in kinds.items()]
-    return Chart("From the input, at the top, to the scores", legend, None, rows, flows=True)
-
-
-def _change(before: int, after: int, what: str) -> str:
-    return f"{before} {what}" if before == after else f"{before} → {after} {what}"
-
-
-# ---- sizes, fields ------------------------------------------------------------------------------
 
 
 def _borders(report: Report) -> list[tuple[str, ...]]:
@@ -173,13 +99,18 @@ def _borders(report: Report) -> list[tuple[str, ...]]:
         ):
             rows.append(
                 (
-                    _title(stage),
+                    title(stage),
                     by(stage.input_shape[2:]),
-                    by([b.dropped for b in border]),
-                    by([b.skipped for b in border]),
-                    by([b.repeated for b in border]),
-                    by([b.outside for b in border]),
-                    _shared([_even(b) for b in border]),
+                    *(
+                        shared(cells) if any(cells) else NONE
+                        for cells in (
+                            [b.dropped for b in border],
+                            [b.skipped for b in border],
+                            [b.repeated for b in border],
+                            [b.outside for b in border],
+                        )
+                    ),
+                    shared([_even(b) for b in border]),
                 )
             )
     return rows
@@ -192,60 +123,11 @@ def _even(border: Border) -> str:
     return f"multiples of {border.divides_by}{rest}"
 
 
-def _fields(report: Report) -> Chart:
-    image = report.input_shape[2:]
-    found: list[tuple[Stage, list[int]]] = []
-    for stage in report.stages:
-        local = [f.size or f.local for f in stage.field or ()]
-        found.append((stage, [width for width in local if width is not None]))
-    top = max([*image, *(width for _, widths in found for width in widths)], default=1)
-    scale = Scale(max(2, top), 1, log=True)
-    rows = []
-    for stage, widths in found:
-        seen = stage.effective_field
-        drawing = None
-        if widths or seen:
-            parts = [[(width, "hue-1")] for width in sorted(set(widths))[-1:]]
-            drawing = charts.bars(
-                scale, parts or [[(0, "hue-1")]], line=max(image), dots=[max(seen)] if seen else []
-            )
-        rows.append(Row(_title(stage), stage.kind, drawing, _field_words(stage)))
-    legend = [("hue-1", "theoretical"), ("dot", "effective (95 % of the squared gradient)"),
-              ("limit", f"the image, {by(image)}")]  # fmt: skip
-    ticks = [(tick, f"{tick:g}") for tick in scale.ticks()]
-    return Chart("Receptive field, in pixels of the image", legend, charts.axis(scale, ticks), rows)
-
-
-def _field_words(stage: Stage) -> list[str]:
-    if not stage.field:
-        return ["not known"]
-    words = [_shared([_field_size(f) for f in stage.field])]
-    if stage.effective_field:
-        words.append(f"effective {_shared([f'{w:g}' for w in stage.effective_field])} px")
-    words.append(f"stride {_shared([f'{f.stride:g}' for f in stage.field])}")
-    if any(f.phase for f in stage.field):
-        words.append(f"off centre by {_shared([f'{f.phase:+g}' for f in stage.field])} px")
-    if not all(f.aligned for f in stage.field):
-        words.append("branches meet that are not aligned")
-    return words
-
-
-def _field_size(field: Field) -> str:
-    if field.size is None:
-        local = "" if field.local is None else f"; without global operations {field.local} px"
-        return f"the whole image{local}"
-    shortest = field.smallest or field.size
-    return f"{shortest} to {field.size} px" if shortest != field.size else f"{field.size} px"
-
-
-# ---- cost ---------------------------------------------------------------------------------------
-
-
 def _operations(report: Report) -> list[tuple[str, ...]]:
     t = report.totals
     rows = [
         (
-            _title(s),
+            title(s),
             f"{s.parameters:,}",
             _share(s.parameters, t.parameters),
             f"{s.multiply_adds:,}",
@@ -261,141 +143,6 @@ def _operations(report: Report) -> list[tuple[str, ...]]:
 
 def _share(part: float, whole: float) -> str:
     return percent(part / whole) if whole else NONE
-
-
-def _memory(report: Report) -> Chart:
-    top = max((s.saved_bytes_torch for s in report.stages), default=0)
-    top = max([top, *(s.saved_bytes for s in report.stages)])
-    scale = Scale(max(1, top))
-    rows = []
-    for s in report.stages:
-        kept = (
-            (s.saved_bytes_torch, s.index_bytes_torch, "stock"),
-            (s.saved_bytes, s.index_bytes, "ours"),
-        )
-        parts = [[(index, f"{who} index"), (saved - index, who)] for saved, index, who in kept]
-        words = [
-            f"{who} {byte_count(saved)}" + (f", indices {byte_count(index)}" if index else "")
-            for (saved, index, _), who in zip(kept, ("torch", "poolkit"), strict=True)
-        ]
-        rows.append(Row(_title(s), s.kind, charts.bars(scale, parts), words))
-    unit, name = (2**20, "MiB") if top >= 2**20 else (2**10, "KiB")
-    ticks = [(t * unit, f"{t:g} {name}") for t in Scale(top / unit).ticks()]
-    legend = [
-        ("stock", "torch"),
-        ("stock index", "torch, indices"),
-        ("ours", "poolkit"),
-        ("ours index", "poolkit, indices"),
-    ]
-    caption = f"Bytes kept for the backward pass, a batch of {report.input_shape[0]}"
-    return Chart(caption, legend, charts.axis(scale, ticks), rows)
-
-
-def _time(report: Report) -> Chart | None:
-    timed = [s for s in report.stages if s.seconds is not None and s.seconds_torch is not None]
-    if not timed:
-        return None
-    top = max(max(s.seconds or 0, s.seconds_torch or 0) for s in timed)
-    scale = Scale(top)
-    whole = (report.totals.seconds_torch, report.totals.seconds)
-    rows = []
-    for s in report.stages:
-        if s.seconds is None or s.seconds_torch is None:
-            rows.append(Row(_title(s), s.kind, None, ["not measured"]))
-            continue
-        parts = [[(s.seconds_torch, "stock")], [(s.seconds, "ours")]]
-        words = [
-            f"{who} {duration(took)}" + (f", {percent(took / all_)} of the model" if all_ else "")
-            for who, took, all_ in zip(
-                ("torch", "poolkit"), (s.seconds_torch, s.seconds), whole, strict=True
-            )
-        ]
-        rows.append(Row(_title(s), s.kind, charts.bars(scale, parts), words))
-    unit, name = (1e-3, "ms") if top >= 1e-3 else (1e-6, "µs")
-    ticks = [(t * unit, f"{t:g} {name}") for t in Scale(top / unit).ticks()]
-    legend = [("stock", "torch"), ("ours", "poolkit")]
-    caption = f"Time of one call, forward, a batch of {report.input_shape[0]}"
-    return Chart(caption, legend, charts.axis(scale, ticks), rows)
-
-
-# ---- moves --------------------------------------------------------------------------------------
-
-
-def _aliasing(report: Report) -> Chart | None:
-    shares = [v for s in report.stages for v in (s.aliasing, s.feature_shift) if v is not None]
-    if not shares:
-        return None
-    scale = Scale(max(max(shares), 0.01))
-    rows = []
-    for s in report.stages:
-        measured = ((s.aliasing, "hue-2", "folds"), (s.feature_shift, "hue-4", "map moves by"))
-        parts = [[(value, kind)] for value, kind, _ in measured if value is not None]
-        words = [f"{verb} {percent(value)}" for value, _, verb in measured if value is not None]
-        drawing = charts.bars(scale, parts) if parts else None
-        rows.append(Row(_title(s), s.kind, drawing, words or ["not measured"]))
-    legend = [("hue-2", "energy above the new Nyquist limit, before the stride"),
-              ("hue-4", "distance of the map, undone, after a roll of one pixel")]  # fmt: skip
-    ticks = [(t, percent(t)) for t in scale.ticks()]
-    return Chart("Shares of every stage", legend, charts.axis(scale, ticks), rows)
-
-
-KINDS = {
-    "roll": "circular roll",
-    "crop": "two crops of a larger picture",
-    "fractional": "by parts of a pixel",
-}
-
-
-def _consistency(report: Report) -> list[Chart]:
-    """A chart of the top class where it means something, and one of the distance."""
-    found = []
-    top1 = [(c, c.top1) for c in report.consistency if c.top1 is not None]
-    distance = [(c, c.distance) for c in report.consistency]
-    farthest = max((i.high for _, i in distance), default=0.0)
-    for caption, pairs, scale, kind in (
-        ("Pairs with the same top class", top1, Scale(1.0), "hue-3"),
-        ("Relative distance of the scores", distance, Scale(max(farthest, 0.01)), "hue-2"),
-    ):
-        rows = [
-            Row(
-                KINDS.get(c.kind, c.kind),
-                f"up to {c.largest_shift:g} px",
-                charts.marks(scale, i, kind),
-                [
-                    f"{percent(i.mean)}, 95 % interval {percent(i.low)} to {percent(i.high)}",
-                    f"{counted(c.images, 'picture')}, {counted(c.shifts, 'move')} each, seed {c.seed}",
-                ],
-            )
-            for c, i in pairs
-        ]
-        if rows:
-            ticks = [(t, percent(t)) for t in scale.ticks()]
-            legend = [(kind, "mean and 95 % interval")]
-            found.append(Chart(caption, legend, charts.axis(scale, ticks), rows))
-    return found
-
-
-# ---- the head -----------------------------------------------------------------------------------
-
-
-def _head(report: Report) -> Chart | None:
-    head, whole = report.head, report.totals.parameters
-    if head is None or not head.parameters or not whole:
-        return None
-    scale = Scale(1.0)
-    counts = [("this head", head.parameters, whole)]
-    if head.gap_parameters is not None and head.gap_parameters != head.parameters:
-        slim = whole - head.parameters + head.gap_parameters
-        counts.append(("with global average pooling", head.gap_parameters, slim))
-    rows = []
-    for label, part, model in counts:
-        bar = charts.bars(scale, [[(part / whole, "hue-2"), ((model - part) / whole, "rest")]])
-        words = [f"{part:,} of {model:,}", percent(part / model)]
-        rows.append(Row(label, "", bar, words))
-    legend = [("hue-2", "head"), ("rest", "the other layers")]
-    ticks = [(t, percent(t)) for t in scale.ticks()]
-    caption = "Parameters, in shares of the model as it is"
-    return Chart(caption, legend, charts.axis(scale, ticks), rows)
 
 
 def _head_words(report: Report) -> list[tuple[str, str]]:
