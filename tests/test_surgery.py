@@ -679,7 +679,7 @@ def test_command_writes_a_state_dict_and_a_program(run, tmp_path):
     assert status == 0
     assert out.splitlines()[0].split() == ["module", "was", "is", "now"]
     assert "tiny -> tiny, polyphase, input 2 x 3 x 32 x 32" in out
-    assert re.search(r"^1 +max -> polyphase +16x16", out, re.MULTILINE)
+    assert re.search(r"^1\.1 +polyphase, new +16x16", out, re.MULTILINE)
     assert out.splitlines()[-1] == str(tmp_path / "new.pt")
     report = poolkit.rewrite(model, "polyphase", X)
     model.load_state_dict(torch.load(tmp_path / "new.pt", weights_only=True))
