@@ -131,7 +131,9 @@ template <class R, Rule rule, bool Sub, int U, int K, bool Square, class C, clas
       meet<R, rule == Rule::kFull>(best[u], at[u], v, tap_of(r, t, u));
     return v;
   };
-  constexpr bool kAdds = rule == Rule::kWatched && std::is_same_v<C, V>;
+  // (Integers have nothing to watch for.)
+  constexpr bool kAdds =
+      rule == Rule::kWatched && std::is_same_v<C, V> && std::is_floating_point_v<V>;
   const auto meet_row = [&](int64_t r, int u, bool opens) __attribute__((always_inline)) {
     Vec<V> sum = cell(r, 0, u, opens);
     POOLKIT_UNROLL

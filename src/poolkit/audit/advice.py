@@ -88,7 +88,8 @@ def _aliasing(report: Report) -> Iterator[Recommendation]:
     yield Recommendation(
         f"{_instability(roll)}; '{worst.name}' folds {percent(worst.aliasing or 0.0)} of its "
         f"map's energy, the most of {counted(len(folding), 'stage')} that fold {percent(FOLDED)} "
-        f"or more of maps of at least {RESOLVED} cells a side. A blur before the stride takes that energy off.",
+        f"or more of maps of at least {RESOLVED} cells a side. A blur before the stride takes that "
+        "energy off.",
         'poolkit.rewrite(model, "antialias", images)  # then fine-tune',
         worst.name,
     )
