@@ -191,6 +191,11 @@ def test_exported_and_traced_programs():
     for program in (exported, exported.module(), torch.fx.symbolic_trace(net)):
         report = audit(program, x, skip=only("memory"))
         assert report.stages == plain.stages
+    # Raw operators: a gradient would be none, and nothing would be kept for it.
+    pictures = torch.rand(4, 3, 36, 36)
+    report = audit(exported, x, pictures, skip=only("memory", "fields"))
+    assert [stage.effective_field for stage in report.stages] == [None] * len(report.stages)
+    assert sum("has no gradient by itself" in note.why for note in report.not_measured) == 2
     stock = nn.Sequential(nn.Conv2d(3, 8, 3), nn.MaxPool2d(2), nn.AvgPool2d(3, 2)).eval()
     plain = audit(stock, x, skip=only("memory"))
     report = audit(torch.export.export(stock, (x,)), x, skip=only("memory"))
@@ -298,6 +303,13 @@ def test_a_whole_audit():
     assert again.consistency == report.consistency
     other = audit(net, x, pictures, skip=only("consistency"), shifts=1, seed=1)
     assert other.consistency != report.consistency
+
+
+def test_a_head_without_parameters():
+    """The channels of the last map are the classes: nothing weighs less."""
+    net = nn.Sequential(nn.Conv2d(3, 10, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    head = audit(net, (1, 3, 16, 16), skip=only("head")).head
+    assert (head.kind, head.parameters, head.gap_parameters) == ("gap", 0, 0)
 
 
 def test_what_was_skipped_is_said():

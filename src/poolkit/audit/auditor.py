@@ -13,6 +13,7 @@ from ..config import processor, show_config
 from ..errors import ArgumentError
 from ..window import as_int
 from . import advice, head, swap
+from .calls import has_no_gradient
 from .keep import evaluating, kept
 from .measures import Pictures, moved, pictured, swept
 from .progress import Steps, steps
@@ -123,6 +124,9 @@ class _Audit:
 
     def memory(self) -> None:
         """What a training step keeps, with torch's pooling and with poolkit's."""
+        if reason := self._without_gradient():
+            self.missing(LABELS["memory"], reason)
+            return
         shape, dtype = self.x.shape, self.x.dtype
         evaluating(self.model, training=True)
         sides: tuple[swap.Side, ...] = ("torch", "poolkit")
@@ -134,6 +138,10 @@ class _Audit:
             self.missing(LABELS["memory"], why)
         finally:
             evaluating(self.model)
+
+    def _without_gradient(self) -> str | None:
+        operator = has_no_gradient(self.model)
+        return operator and f"the program calls {operator}, which has no gradient by itself"
 
     def sizes(self) -> None:
         """Which input sizes work, and which are even."""
@@ -185,6 +193,9 @@ class _Audit:
         """How wide every stage looks, and whether its map moves along."""
         if isinstance(pictures, str):
             self.missing("effective receptive fields", pictures)
+            return
+        if reason := self._without_gradient():
+            self.missing("effective receptive fields", reason)
             return
         try:
             found = swept(self.model, pictures, self.x, self.stages, seed)

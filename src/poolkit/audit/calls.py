@@ -94,6 +94,18 @@ def is_layer(module: nn.Module) -> bool:
     )
 
 
+def has_no_gradient(model: nn.Module) -> str | None:
+    """The first of poolkit's operators that a graph of ``model`` calls as they are, if any.
+
+    A program exported for inference does; only the functions that it was made of have gradients.
+    """
+    for module in model.modules():
+        for node in module.graph.nodes if isinstance(module, fx.GraphModule) else ():
+            if getattr(node.target, "namespace", None) == "poolkit":
+                return str(node.target)
+    return None
+
+
 def is_exported(model: nn.Module) -> bool:
     """Whether a model is the module of an exported program, whose nodes know their layers."""
     return isinstance(model, fx.GraphModule) and any(

@@ -64,6 +64,9 @@ def describe(model: nn.Module, input: Tensor) -> Head | None:
     total = sum(parameter.numel() for parameter in model.parameters())
     classes = scores.shape[1] if scores.ndim > 1 else 1
     own = sum(parameter.numel() for parameter in log.parameters)
+    averaged = (channels + 1) * classes  # as global average pooling and one linear layer
+    if kind == "gap" and not own:
+        averaged = 0  # the map's channels are the scores
     tried = tuple((size, _works(model, input, size)) for size in _sizes(input))
     return Head(
         kind=kind,
@@ -71,7 +74,7 @@ def describe(model: nn.Module, input: Tensor) -> Head | None:
         grid=grid,
         parameters=own,
         share=own / total if total else 0.0,
-        gap_parameters=(channels + 1) * classes if kind != "none" else None,
+        gap_parameters=averaged if kind != "none" else None,
         multiply_adds=(log.counter.get_total_flops() - log.before) // 2,
         any_size=all(works for _, works in tried),
         sizes_tried=tried,
