@@ -1,6 +1,7 @@
 // The forward kernel of every operator: cuts the work into blocks, and picks the scheme.
 //
 // - Cells of many channels (channels-last) fill registers as they are: lanes.h.
+// - Small windows that give as many outputs as cells take a contiguous plane for one row: flat.h.
 // - The windows of networks, 2/2, 3/1 and 3/2, go down contiguous planes in strips: strips.h.
 // - Long rows of other small windows are read where they lie: direct.h.
 // - Other long rows, and large windows, are staged first: rows.h.
@@ -16,6 +17,7 @@
 #include <optional>
 
 #include "direct.h"
+#include "flat.h"
 #include "strips.h"
 
 namespace poolkit {
@@ -210,6 +212,49 @@ void forward_strips(const T* x, const Result<F, T>& result, const Window& w, int
       }
     }
   });
+}
+
+template <class F, class T, int K>
+void forward_flat_as(const T* x, const Result<F, T>& result, const Window& w, int64_t planes) {
+  constexpr int64_t kBytes = 4 << 10;
+  using Pool = FlatPool<F, T, K>;
+  const int64_t threads = torch::stable::get_num_threads();
+  int64_t group = kBytes / (Pool::pitch(w) * int64_t(sizeof(typename F::V)));
+  group = std::max<int64_t>(1, std::min(group, planes / (4 * threads)));
+  const int64_t groups = (planes + group - 1) / group;
+  const int64_t cost = group * w.cells() * (w.w.kernel + w.h.kernel) / 8;
+  parallel(groups, cost, [&](int64_t item, int64_t stop) {
+    Pool flat(x, planes, w, result, group);
+    std::optional<RowPool<T, typename F::Full, true>> full;
+    for (; item < stop; ++item) {
+      Block b{item * group, 1, 0, 1, 0, w.h.out, 0, w.w.out};
+      const int64_t last = std::min(planes, b.plane + group);
+      if (flat(b.plane, last, std::min(planes, stop * group))) continue;
+      if constexpr (F::kMayFail) {
+        if (!full) full.emplace(x, planes, w, 1);
+        for (; b.plane < last; ++b.plane) {
+          (*full)(b);
+          store_rows<F>(*full, b, result, w, 1);
+        }
+      }
+    }
+  });
+}
+
+template <class F, class T>
+void forward_flat(const T* x, const Result<F, T>& result, const Window& w, int64_t planes) {
+  const auto about = [&](int64_t kernel) {
+    const auto one = [&](const Axis& a) {
+      return a.kernel == kernel && a.before == kernel / 2 && a.dilation == 1;
+    };
+    return one(w.h) && one(w.w);
+  };
+  if (about(3))
+    forward_flat_as<F, T, 3>(x, result, w, planes);
+  else if (about(5))
+    forward_flat_as<F, T, 5>(x, result, w, planes);
+  else
+    forward_flat_as<F, T, 0>(x, result, w, planes);
 }
 
 template <class F, class T>
@@ -470,10 +515,14 @@ void forward(const T* x, const Result<F, T>& result, const Window& w, int64_t pl
   if constexpr (F::Plain::kSums && kRuns)
     if (run == 1 && w.is_one_row()) return forward_global<F>(x, result, w, planes);
   if constexpr (kHasStrips<F>)
-    if (run == 1 && suits_strips<F>(w)) {
+    if (run == 1 && w.d.identity()) {
       Window slices = w;  // an axis without windows of its own only makes more planes
       slices.d = Axis{};
-      return forward_strips<F>(x, result, slices, planes * w.d.size);
+      const int64_t all = planes * w.d.size;
+      // (A plane is done by one thread.)
+      if (suits_flat<F>(w) && (all >= 8 || w.cells() <= 1 << 10))
+        return forward_flat<F>(x, result, slices, all);
+      if (suits_strips<F>(w)) return forward_strips<F>(x, result, slices, all);
     }
   if constexpr (kHasDirect<F>)
     if (run == 1 && suits_direct<typename F::V>(w)) return forward_direct<F>(x, result, w, planes);
