@@ -76,6 +76,7 @@ class Shifted {
   using R = Reached<V>;
   static constexpr int N = kLanes<V>;
   static constexpr int64_t kPiece = 4096 / N;  // vectors; planes are done in such pieces
+  static constexpr int kVectors = 4;
 
  public:
   Shifted(const T* g, const uint8_t* offsets, T* out, const Window& w, int64_t planes)
@@ -142,19 +143,34 @@ class Shifted {
       g = stage(g_ + start, low, high, g_buffer),
       offsets = stage(offsets, low, high, offset_buffer);
     }
-    for (int64_t v = first; v < last; ++v) {
-      Vec<V> sum{};
-      const auto* entry = reached_.data() + v * w_.taps() * R::kSize;
-      for (const Tap& tap : taps_) {
-        R::add(sum, entry, offsets + v * N + tap.shift, tap.number, g + v * N + tap.shift);
-        entry += R::kSize;
-      }
-      T* const to = out_ + plane * w_.cells() + v * N;
+    T* const to = out_ + plane * w_.cells();
+    int64_t v = first;
+    for (; v + kVectors <= last; v += kVectors) add_vectors<kVectors>(v, g, offsets, to, end);
+    for (; v < last; ++v) add_vectors<1>(v, g, offsets, to, end);
+  }
+
+  // U vectors side by side, so that a tap is asked for once.
+  template <int U>
+  [[gnu::always_inline]] void add_vectors(int64_t v, const V* g, const uint8_t* offsets, T* to,
+                                          const T* end) const {
+    const int64_t taps = int64_t(taps_.size());
+    Vec<V> sum[U] = {};
+    const auto* entry = reached_.data() + v * taps * R::kSize;
+    for (const Tap* tap = taps_.data(); tap != taps_.data() + taps; ++tap, entry += R::kSize) {
+      const int64_t at = v * N + tap->shift;
+      POOLKIT_UNROLL
+      for (int u = 0; u < U; ++u)
+        R::add(sum[u], entry + u * taps * R::kSize, offsets + at + u * N, tap->number,
+               g + at + u * N);
+    }
+    POOLKIT_UNROLL
+    for (int u = 0; u < U; ++u) {
+      T* const cells = to + (v + u) * N;
       // What the last vector of a plane spills into the next is written again.
-      if (end - to >= N)
-        write<T, V>(to, sum);
+      if (end - cells >= N)
+        write<T, V>(cells, sum[u]);
       else
-        write_some<T, V>(to, sum, end - to);
+        write_some<T, V>(cells, sum[u], end - cells);
     }
   }
 
