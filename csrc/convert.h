@@ -49,6 +49,19 @@ template <class V, class T>
   }
 }
 
+// The next vector of values of T; or of twice as many bfloat16 those with even and those with odd
+// numbers, which takes no shuffle.
+template <class V, class T>
+[[gnu::always_inline]] inline void load_parts(const T* p, Vec<V> (&parts)[1]) {
+  parts[0] = load_as<V>(p);
+}
+template <class V>
+[[gnu::always_inline]] inline void load_parts(const BFloat16* p, Vec<V> (&parts)[2]) {
+  Vec<uint32_t> pairs;
+  std::memcpy(&pairs, p, sizeof(pairs));
+  parts[0] = Vec<V>(pairs << 16), parts[1] = Vec<V>(pairs & 0xffff0000u);
+}
+
 template <class T>
 void widen_values(const T* __restrict from, Wide<T>* __restrict to, int64_t n) {
   int64_t i = 0;

@@ -519,9 +519,7 @@ void forward(const T* x, const Result<F, T>& result, const Window& w, int64_t pl
       Window slices = w;  // an axis without windows of its own only makes more planes
       slices.d = Axis{};
       const int64_t all = planes * w.d.size;
-      // (A plane is done by one thread.)
-      if (suits_flat<F>(w) && (all >= 8 || w.cells() <= 1 << 10))
-        return forward_flat<F>(x, result, slices, all);
+      if (suits_flat<F>(w)) return forward_flat<F>(x, result, slices, all);
       if (suits_strips<F>(w)) return forward_strips<F>(x, result, slices, all);
     }
   if constexpr (kHasDirect<F>)

@@ -123,36 +123,55 @@ Wide<T> sum_run(const T* p, int64_t n) {
   return lane[0] + rest;
 }
 
-// The sums of as many runs of n cells, one after the other, as a vector has lanes; n is at least
-// that. Each is added up in independent lanes, and a transposition adds these for all runs at once.
-template <class T>
-void sum_runs(const T* p, int64_t n, int64_t count, Wide<T>* sums) {
+// The sums of as many runs of n cells, one after the other, as a vector has lanes. Each is added up
+// in independent lanes, and a transposition adds these for all runs at once. Cells are read Parts
+// vectors at a time, and n is at least that.
+template <int Parts, class T>
+void sum_runs_by(const T* p, int64_t n, int64_t count, Wide<T>* sums) {
   using V = Wide<T>;
-  constexpr int N = kLanes<V>;
-  // The last vector of a run overlaps the one before: of it only the lanes that are new count.
-  const int64_t old = (N - n % N) % N;
-  decltype(Vec<V>{} != Vec<V>{}) fresh{};
-  for (int k = 0; k < N; ++k) fresh[k] = -(k >= old);
+  constexpr int N = kLanes<V>, kStep = Parts * N;
+  // The last step of a run overlaps the one before: of it only the cells that are new count.
+  const int64_t old = (kStep - n % kStep) % kStep;
+  decltype(Vec<V>{} != Vec<V>{}) fresh[Parts] = {};
+  for (int k = 0; k < kStep; ++k) fresh[k % Parts][k / Parts] = -(k >= old);
   Vec<V> total[N];
   POOLKIT_UNROLL
   for (int k = 0; k < N; ++k) {
     const T* const from = p + std::min<int64_t>(k, count - 1) * n;
-    Vec<V> sum{};
+    Vec<V> sum[Parts] = {}, cells[Parts];
     int64_t i = 0;
     if (n >= 16 * N) {  // long runs: four chains of additions
       Vec<V> more[4] = {};
       for (; i + 4 * N <= n; i += 4 * N)
-        for (int c = 0; c < 4; ++c) more[c] += load_as<V>(from + i + c * N);
-      sum = (more[0] + more[1]) + (more[2] + more[3]);
+        for (int c = 0; c < 4; c += Parts) {
+          load_parts<V>(from + i + c * N, cells);
+          for (int a = 0; a < Parts; ++a) more[c + a] += cells[a];
+        }
+      sum[0] = (more[0] + more[1]) + (more[2] + more[3]);
     }
-    for (; i + N <= n; i += N) sum += load_as<V>(from + i);
-    if (old > 0) sum += fresh ? load_as<V>(from + n - N) : Vec<V>{};
-    total[k] = sum;
+    for (; i + kStep <= n; i += kStep) {
+      load_parts<V>(from + i, cells);
+      for (int a = 0; a < Parts; ++a) sum[a] += cells[a];
+    }
+    if (old > 0) {
+      load_parts<V>(from + n - kStep, cells);
+      for (int a = 0; a < Parts; ++a) sum[a] += fresh[a] ? cells[a] : Vec<V>{};
+    }
+    total[k] = sum[0];
+    for (int a = 1; a < Parts; ++a) total[k] += sum[a];
   }
   transpose<V>(total);
   for (int half = N / 2; half > 0; half /= 2)
     for (int k = 0; k < half; ++k) total[k] += total[k + half];
   store(sums, total[0]);
+}
+
+// The same, by as many parts as are quick; n is at least a vector.
+template <class T>
+void sum_runs(const T* p, int64_t n, int64_t count, Wide<T>* sums) {
+  if constexpr (std::is_same_v<T, BFloat16>)
+    if (n >= 2 * kLanes<float>) return sum_runs_by<2>(p, n, count, sums);
+  sum_runs_by<1>(p, n, count, sums);
 }
 
 }  // namespace poolkit

@@ -305,6 +305,44 @@ def test_strips(kernel, stride, dtype):
     assert taken > 15
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8, torch.int16])
+@pytest.mark.parametrize("values", ["normal", "relu", "special"])
+def test_flat_planes(values, dtype):
+    """As many outputs as cells: planes of every size, windows that lie anyhow about their cell."""
+    rng = random.Random(f"{values} {dtype}")
+    if values == "special" and not dtype.is_floating_point:
+        values = "extreme"
+    kinds = set()
+    for count in range(120):
+        size = [rng.choice((1, 2, 3, 5, 7, 8, 13, 16, 17, 24, 25, 33)) for _ in range(2)]
+        reach = [(3, 3), (5, 5), (rng.randint(2, 16), rng.randint(2, 16))][count % 3]
+        steps = [1 if count % 3 < 2 else rng.randint(1, 3) for _ in range(2)]
+        kernel = [
+            min(k, (3 * n // 2 - 1) // d + 1) for k, n, d in zip(reach, size, steps, strict=True)
+        ]
+        pads = []
+        for k, d in zip(kernel, steps, strict=True):
+            all_ = (k - 1) * d
+            before = all_ // 2 if count % 3 < 2 else rng.randint(0, all_)
+            pads.append((before, all_ - before))
+        shape = (rng.choice((1, 2, 3)), rng.choice((1, 2, 5, 31)), *size)
+        x = sample(shape, dtype, values, count)
+        w = window.fixed("t", 2, shape, tuple(kernel), 1, tuple(pads), tuple(steps), False,
+                         rng.random() < 0.5)  # fmt: skip
+        kinds.add((kernel[0] > 1 < kernel[1], kernel[0] == kernel[1]))
+        expected_values, expected_offsets = reference.max_pool(x, w)
+        assert expected_values.shape == x.shape
+        best, offsets = native.max_pool_offsets(x, w.packed)
+        assert_bit_equal(native.max_pool(x, w.packed), expected_values, f"values of {w}")
+        assert_bit_equal(best, expected_values, f"values beside offsets of {w}")
+        assert_bit_equal(offsets.long(), expected_offsets.long(), f"offsets of {w}")
+        if dtype.is_floating_point:
+            assert_average_close(native.avg_pool(x, w.packed), x, w)
+            if values != "special":
+                check_norms(w, x, False, sample(tuple(best.shape), dtype))
+    assert {(True, True), (True, False)} <= kinds
+
+
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize(("kernel", "stride"), [(2, 2), (3, 1), (3, 2), (5, 1), ((1, 4), 2)])
 def test_one_special_cell_of_channels_last(kernel, stride, dtype):
