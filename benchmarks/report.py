@@ -255,6 +255,20 @@ def _targets(results: Results) -> list[Target]:
     return targets(results["records"], results["overhead"], results["models"])
 
 
+def allocator_paragraph(results: Results) -> str:
+    """How results came by their memory."""
+    if not results["machine"].get("keeps_memory"):
+        return (
+            "**Memory.** A result that comes fresh from the system costs time for every page, and "
+            "whose does is\nchance: the C library here cannot be told to keep what is freed."
+        )
+    return (
+        "**Memory.** Networks are measured with the C library as it is. Before the single calls it "
+        "is told to\nkeep what is freed: else it gives large results back to the system, and pages "
+        "that are new cost\nseveral times what pooling does. Which contestant meets them is chance."
+    )
+
+
 def machine_line(results: Results) -> str:
     """Machine and versions in one sentence."""
     m, v = results["machine"], results["versions"]
@@ -358,6 +372,8 @@ the next one down, so before another library's threads are needed those of the l
 the time to fall asleep. Ratios are taken round by round; a figure is the median, with the 10-90 %
 range in brackets.
 
+{allocator}
+
 **The peers** compute from the same tensors, converted once, before the timing.
 
 - torch eager; `torch.compile` of torch's functions, for static shapes. As for poolkit, a call
@@ -436,6 +452,7 @@ def markdown(results: Results) -> str:
     return PAGE.format(
         command=results["command"],
         machine=machine_line(results),
+        allocator=allocator_paragraph(results),
         missing=missing_line(results),
         small=SMALL,
         samples=MOST_SAMPLES,

@@ -1,5 +1,6 @@
 """Timing in turns: every contestant meets the same disturbances, and ratios are taken per round."""
 
+import ctypes
 import gc
 import statistics
 import time
@@ -27,6 +28,20 @@ class Spread:
             return cls(*values * 3)
         tenths = statistics.quantiles(values, n=10, method="inclusive")
         return cls(statistics.median(values), tenths[0], tenths[-1])
+
+
+def keep_memory() -> bool:
+    """Have the C library keep what is freed, for the rest of the process. False where it cannot.
+
+    By default it gives large results back to the system, unless a hole happens to fit the next one:
+    pages that are new take longer than pooling does, and which contestant meets them is chance.
+    """
+    most_mappings, trim_threshold = -4, -1  # M_MMAP_MAX and M_TRIM_THRESHOLD of malloc.h
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return False
+    return bool(mallopt(most_mappings, 0)) and bool(mallopt(trim_threshold, 2**31 - 1))
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import importlib
 import itertools
 import json
 import math
+import platform
 import re
 import subprocess
 import sys
@@ -643,3 +644,23 @@ def test_unknown_names_are_refused(module, capsys):
     with pytest.raises(SystemExit):
         main.parser().parse_args(["--dtype", "float31"])
     assert "'float31' is none of float32" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is of the GNU C library")
+def test_memory_is_kept_between_calls():
+    """Large results come from pages that were written to before."""
+    program = """
+import resource, torch
+from benchmarks.timing import keep_memory
+faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+keeps = keep_memory()
+for _ in range(3):
+    before = faults()
+    large = torch.empty(20_000_000).fill_(1)
+    del large
+print(keeps, faults() - before < 100)
+"""
+    found = subprocess.run(
+        [sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    assert found.stdout.split() == ["True", "True"]
