@@ -30,18 +30,28 @@ class Spread:
         return cls(statistics.median(values), tenths[0], tenths[-1])
 
 
-def keep_memory() -> bool:
+def keep_memory(gib: int = 2) -> bool:
     """Have the C library keep what is freed, for the rest of the process. False where it cannot.
 
     By default it gives large results back to the system, unless a hole happens to fit the next one:
     pages that are new take longer than pooling does, and which contestant meets them is chance.
+    It begins with so many GiB that were written to; holes in these join again when they are freed.
     """
     most_mappings, trim_threshold = -4, -1  # M_MMAP_MAX and M_TRIM_THRESHOLD of malloc.h
     try:
-        mallopt = ctypes.CDLL(None).mallopt
+        libc = ctypes.CDLL(None)
+        mallopt, malloc, memset, free = libc.mallopt, libc.malloc, libc.memset, libc.free
     except (AttributeError, OSError, TypeError):
         return False
-    return bool(mallopt(most_mappings, 0)) and bool(mallopt(trim_threshold, 2**31 - 1))
+    if not mallopt(most_mappings, 0) or not mallopt(trim_threshold, -1):
+        return False
+    malloc.restype, malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    memset.restype, memset.argtypes = None, [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
+    free.restype, free.argtypes = None, [ctypes.c_void_p]
+    if piece := malloc(gib << 30):
+        memset(piece, 1, gib << 30)
+        free(piece)
+    return True
 
 
 @contextmanager
