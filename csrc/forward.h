@@ -184,7 +184,8 @@ template <class F, class T>
 void forward_strips(const T* x, const Result<F, T>& result, const Window& w, int64_t planes) {
   constexpr int64_t kBytes = 24 << 10;
   // Neighbouring strips find the rows in cache.
-  const int64_t group = in_pairs<typename F::V>(w) ? 2 : 1, groups = (planes + group - 1) / group;
+  const int64_t group = planes_together<typename F::V>(w);
+  const int64_t groups = (planes + group - 1) / group;
   int64_t rows = kBytes / (w.h.stride * w.w.size * int64_t(sizeof(T)));
   rows = std::clamp<int64_t>(rows, std::min<int64_t>(8, w.h.out), w.h.out);
   const int64_t threads = torch::stable::get_num_threads();
@@ -203,7 +204,7 @@ void forward_strips(const T* x, const Result<F, T>& result, const Window& w, int
       if (strips(b, item + 1 == stop)) continue;
       if constexpr (F::kMayFail) {
         if (!full) full.emplace(x, planes, w, 1);
-        // (Rows of a pair do not lie together.)
+        // (Rows of several planes do not lie together.)
         for (Block one = b; one.plane < b.plane + b.planes; ++one.plane) {
           one.planes = 1;
           (*full)(one);

@@ -217,22 +217,22 @@ template <class V>
   return interleaved<V>(a, b, half, std::make_integer_sequence<int, kLanes<V>>());
 }
 
-// The first half of a, then that of b.
-template <class V, int... J>
-[[gnu::always_inline]] inline Vec<V> first_halves(const Vec<V>& a, const Vec<V>& b,
-                                                  std::integer_sequence<int, J...>) {
+// The first M lanes of a, then those of b. (What is in the others does not matter.)
+template <class V, int M, int... J>
+[[gnu::always_inline]] inline Vec<V> first_lanes(const Vec<V>& a, const Vec<V>& b,
+                                                 std::integer_sequence<int, J...>) {
   constexpr int n = kLanes<V>;
 #ifdef __clang__
-  return __builtin_shufflevector(a, b, (J < n / 2 ? J : J + n / 2)...);
+  return __builtin_shufflevector(a, b, (J < M || J >= 2 * M ? J : J + n - M)...);
 #else
   using E = std::make_signed_t<Unsigned<sizeof(V)>>;
-  return __builtin_shuffle(a, b, Vec<E>{E(J < n / 2 ? J : J + n / 2)...});
+  return __builtin_shuffle(a, b, Vec<E>{E(J < M || J >= 2 * M ? J : J + n - M)...});
 #endif
 }
 
-template <class V>
-[[gnu::always_inline]] inline Vec<V> first_halves(const Vec<V>& a, const Vec<V>& b) {
-  return first_halves<V>(a, b, std::make_integer_sequence<int, kLanes<V>>());
+template <class V, int M>
+[[gnu::always_inline]] inline Vec<V> first_lanes(const Vec<V>& a, const Vec<V>& b) {
+  return first_lanes<V, M>(a, b, std::make_integer_sequence<int, kLanes<V>>());
 }
 
 // Every lane takes the value of the next; the last keeps its own.

@@ -12,7 +12,7 @@
 // copied. What a loop must know of edges is settled once for a strip (masks of padding along the
 // row) and at its two ends (rows above and below the plane). The last strip of a row overlaps the
 // one before. A row shorter than a vector is one strip: what its vector spills is written again by
-// the next row. Of rows less than half as long, two planes share a vector.
+// the next row. Of rows less than half as long, two planes share a vector, or four or eight.
 //
 // Cells are watched for NaN while they are read, and results for the least value there is, which
 // padding could have given; where something special is met, rows.h does the block again.
@@ -32,7 +32,12 @@ template <class F>
 constexpr bool kHasStrips = !std::is_same_v<typename F::Offset, LargeOffset> &&
                             (std::is_same_v<typename F::V, float> || sizeof(typename F::V) <= 2);
 
-// Where vectors are much longer than rows, planes as lanes do better.
+// A plane that shares a vector gets at least 8 lanes of it.
+constexpr int kLeastLanes = 8;
+template <class V>
+constexpr int kMostTogether = kLanes<V> > kLeastLanes ? kLanes<V> / kLeastLanes : 1;
+
+// All windows of these kinds, whatever their planes: rows much shorter than a vector share it.
 template <class F>
 bool suits_strips(const Window& w) {
   const Axis &a = w.w, &h = w.h;
@@ -43,13 +48,17 @@ bool suits_strips(const Window& w) {
   };
   // Long rows that share nothing are read as they lie in memory: direct.h.
   const bool streams = a.kernel == a.stride && a.out >= 96 && !F::Plain::kOffsets;
-  return plain(a) && plain(h) && 3 * a.out >= kLanes<typename F::V> && !streams;
+  return plain(a) && plain(h) && !streams;
 }
 
-// Whether two planes share a vector: their rows are less than half as long.
+// How many planes share a vector: as many as have room there for their rows. (With 3/2 the cell
+// after the last output is needed too.)
 template <class V>
-bool in_pairs(const Window& w) {
-  return 2 * w.w.out < kLanes<V>;
+int planes_together(const Window& w) {
+  const int64_t lanes = w.w.out + (w.w.kernel > w.w.stride && w.w.stride > 1);
+  int planes = 1;
+  while (planes < kMostTogether<V> && 2 * planes * lanes <= kLanes<V>) planes *= 2;
+  return planes;
 }
 
 template <class F, class T>
@@ -59,13 +68,17 @@ class StripPool {
   using L = typename R::Lane;
   using LV = typename LaneVector<L>::type;
   using Mask = std::make_signed_t<Unsigned<sizeof(V)>>;
-  static constexpr int N = kLanes<V>;
+  static constexpr int N = kLanes<V>, kMost = kMostTogether<V>;
 
  public:
   StripPool(const T* x, int64_t planes, const Window& w, const Result<F, T>& result)
-      : x_(x), end_(x + planes * w.cells()), w_(w), result_(result), pairs_(in_pairs<V>(w)) {
+      : x_(x),
+        end_(x + planes * w.cells()),
+        w_(w),
+        result_(result),
+        together_(planes_together<V>(w)) {
     const Axis& a = w.w;
-    const int64_t width = pairs_ ? N / 2 : N;
+    const int64_t width = N / together_;
     for (int64_t first = 0; first < a.out; first += N) {
       Strip strip{a.out < N ? 0 : std::min(first, a.out - N), false, {}, {}};
       for (int64_t t = 0; t < a.kernel; ++t)
@@ -91,7 +104,7 @@ class StripPool {
     std::fill_n(none_, kNone, R::kSums ? T{} : lowest<T>());
   }
 
-  // The rows [h0, h1) of a plane, or of a pair. What lies behind them in a plane may be written
+  // The rows [h0, h1) of the planes of a block. What lies behind them in a plane may be written
   // too, unless they are `last`: it is written later. False if something special was met.
   bool operator()(const Block& b, bool last) {
     special_ = Watch<V>{};
@@ -114,10 +127,10 @@ class StripPool {
     Vec<V> v;
     LV at;
   };
-  // Where the cells of a block are, of two planes or of one, and where its outputs go.
+  // Where the cells of a block are, of all its planes, and where its outputs go.
   struct Place {
-    const T* cells[2];
-    int64_t to[2], room[2];
+    const T* cells[kMost];
+    int64_t to[kMost], room[kMost];
   };
 
   template <int K, int S>
@@ -125,21 +138,25 @@ class StripPool {
     const Axis &a = w_.w, &h = w_.h;
     constexpr int64_t kAnywhere = int64_t(1) << 60;
     Place place;
-    for (int64_t p = 0; p < 2; ++p) {
+    for (int64_t p = 0; p < together_; ++p) {
       const int64_t plane = b.plane + std::min(p, b.planes - 1);
       place.cells[p] = find_rows(plane, b, copies_[p]) - a.before;
       place.to[p] = (plane * h.out + b.h0) * a.out;
-      // Behind the first plane of a pair lies the second.
-      const bool ends = last || (p == 0 && b.planes == 2 && b.h1 == h.out);
+      // Behind the first plane lies the second, which is written at the same time.
+      const bool ends = last || (p + 1 < b.planes && b.h1 == h.out);
       place.room[p] = ends ? (b.h1 - b.h0) * a.out : kAnywhere;
     }
     for (const Strip& strip : strips_) {
-      if (pairs_)
-        strip.edge ? down<K, S, true, true>(place, b, strip)
-                   : down<K, S, false, true>(place, b, strip);
-      else
-        strip.edge ? down<K, S, true, false>(place, b, strip)
-                   : down<K, S, false, false>(place, b, strip);
+      const auto go = [&]<int P>() {
+        strip.edge ? down<K, S, true, P>(place, b, strip) : down<K, S, false, P>(place, b, strip);
+      };
+      if constexpr (kMost >= 8)
+        if (together_ == 8) return go.template operator()<8>();
+      if constexpr (kMost >= 4)
+        if (together_ == 4) return go.template operator()<4>();
+      if constexpr (kMost >= 2)
+        if (together_ == 2) return go.template operator()<2>();
+      go.template operator()<1>();
     }
   }
 
@@ -158,23 +175,24 @@ class StripPool {
     return copy + a.before - low * a.size;
   }
 
-  // One strip of the rows of a block.
-  template <int K, int S, bool Edge, bool Pair>
+  // One strip of the rows of a block, of P planes.
+  template <int K, int S, bool Edge, int P>
   void down(const Place& place, const Block& b, const Strip& strip) {
     const Axis &a = w_.w, &h = w_.h;
     const int64_t line = a.size;
-    const T* const first = place.cells[0] + strip.first * S;
-    const T* const second = Pair ? place.cells[1] : first + N;
+    const T* first[P];
+    for (int p = 0; p < P; ++p) first[p] = place.cells[p] + strip.first * S;
     Watch<V> special = special_;
     // Rows above and below the plane are read from a row of cells that never count.
     const T* const none = none_;
     const auto rows_in = uint64_t(h.size);
     const auto row = [&](int64_t r) __attribute__((always_inline)) {
       const bool real = uint64_t(r) < rows_in;
-      return along<K, S, Edge, Pair>(real ? first + r * line : none,
-                                     real ? second + r * line : none, strip.real, special);
+      const T* cells[P];
+      for (int p = 0; p < P; ++p) cells[p] = real ? first[p] + r * line : none;
+      return along<K, S, Edge>(cells, strip.real, special);
     };
-    Output<Pair> out(*this, place, strip);
+    Output<P> out(*this, place, strip);
     [[maybe_unused]] const bool padded = Edge || padded_;
     [[maybe_unused]] const auto divisors = divisors_of<R>(result_);
     [[maybe_unused]] const V* const row_divisors = row_divisors_.data();
@@ -205,25 +223,32 @@ class StripPool {
       return lowest<V>();
   }
 
-  // A row, reduced along itself. The second half of the outputs, or with stride 2 of the cells, is
-  // at q.
-  template <int K, int S, bool Edge, bool Pair>
-  [[gnu::always_inline]] static Part along(const T* p, const T* q, const Mask* real,
+  // A row of each of P planes, reduced along itself.
+  template <int K, int S, bool Edge, int P>
+  [[gnu::always_inline]] static Part along(const T* const (&cells)[P], const Mask* real,
                                            Watch<V>& special) {
     Vec<V> v[K];
     if constexpr (S == 1) {
       POOLKIT_UNROLL
-      for (int t = 0; t < K; ++t) {
-        v[t] = get(p + t, special);
-        if constexpr (Pair) v[t] = first_halves<V>(v[t], get(q + t, special));
-      }
+      for (int t = 0; t < K; ++t) v[t] = get<P>(cells, t, special);
     } else {
-      const Vec<V> low = get(p, special), high = get(q, special);
+      // The first N cells of 2N, and the others.
+      const auto halves = [&](int64_t at, Vec<V>& low,
+                              Vec<V>& high) __attribute__((always_inline)) {
+        if constexpr (P == 1)
+          low = get<1>(cells, at, special), high = get<1>(cells, at + N, special);
+        else
+          low = get<P / 2>(cells, at, special), high = get<P / 2>(cells + P / 2, at, special);
+      };
+      Vec<V> low, high;
+      halves(0, low, high);
       v[0] = every_second<V>(low, high, 0), v[1] = every_second<V>(low, high, 1);
-      if constexpr (K == 3 && Pair)
+      if constexpr (K == 3 && P > 1) {
         v[2] = next_lane<V>(v[0]);
-      else if constexpr (K == 3)
-        v[2] = every_second<V>(get(p + 2, special), get(q + 2, special), 0);
+      } else if constexpr (K == 3) {
+        halves(2, low, high);
+        v[2] = every_second<V>(low, high, 0);
+      }
     }
     if constexpr (Edge) {
       POOLKIT_UNROLL
@@ -246,13 +271,20 @@ class StripPool {
     return best;
   }
 
-  [[gnu::always_inline]] static Vec<V> get(const T* p, Watch<V>& special) {
-    if constexpr (R::kSums)
-      return summand<R>(load_as<V>(p));
-    else if constexpr (std::is_same_v<T, V>)
-      return load(p);
-    else
-      return read<V>(p, special.lanes());
+  // The first cells of P planes, one plane after the other.
+  template <int P, int Each = N / P>
+  [[gnu::always_inline]] static Vec<V> get(const T* const* cells, int64_t at, Watch<V>& special) {
+    if constexpr (P > 1) {
+      const Vec<V> some = get<P / 2, Each>(cells, at, special);
+      const Vec<V> others = get<P / 2, Each>(cells + P / 2, at, special);
+      return first_lanes<V, P / 2 * Each>(some, others);
+    } else if constexpr (R::kSums) {
+      return summand<R>(load_as<V>(cells[0] + at));
+    } else if constexpr (std::is_same_v<T, V>) {
+      return load(cells[0] + at);
+    } else {
+      return read<V>(cells[0] + at, special.lanes());
+    }
   }
 
   // Row after row joins.
@@ -270,14 +302,14 @@ class StripPool {
   }
 
   // The rows of outputs, one after the other.
-  template <bool Pair>
+  template <int P>
   class Output {
    public:
     Output(const StripPool& pool, const Place& place, const Strip& strip)
         : y_(pool.result_.y),
           offsets_(static_cast<uint8_t*>(pool.result_.offsets.data)),
           line_(pool.w_.w.out) {
-      for (int p = 0; p < 1 + Pair; ++p)
+      for (int p = 0; p < P; ++p)
         to_[p] = place.to[p] + strip.first, room_[p] = place.room[p] - strip.first;
     }
 
@@ -286,17 +318,17 @@ class StripPool {
       if constexpr (R::kOffsets)
         put_values(offsets_, part.at,
                    [](uint8_t* to, const Vec<L>& all) { store_as<uint8_t, L>(to, all); });
-      for (int p = 0; p < 1 + Pair; ++p) to_[p] += line_, room_[p] -= line_;
+      for (int p = 0; p < P; ++p) to_[p] += line_, room_[p] -= line_;
     }
 
    private:
     template <class D, class W, class Store>
     [[gnu::always_inline]] void put_values(D* to, const W& v, const Store& store) const {
-      constexpr int64_t kSome = Pair ? N / 2 : N;
-      if (!Pair && room_[0] >= N) return store(to + to_[0], v);
+      constexpr int64_t kSome = N / P;
+      if (P == 1 && room_[0] >= N) return store(to + to_[0], v);
       D some[N];
       store(some, v);
-      for (int p = 0; p < 1 + Pair; ++p)
+      for (int p = 0; p < P; ++p)
         if (room_[p] >= kSome)
           std::copy_n(some + p * kSome, kSome, to + to_[p]);
         else
@@ -306,13 +338,13 @@ class StripPool {
     T* const y_;
     uint8_t* const offsets_;
     const int64_t line_;
-    int64_t to_[2], room_[2];
+    int64_t to_[P], room_[P];
   };
 
   const T *const x_, *const end_;
   const Window& w_;
   const Result<F, T>& result_;
-  const bool pairs_;
+  const int together_;
   std::vector<Strip> strips_;
   std::vector<V> row_divisors_;
   int64_t reach_;  // so many values are read from the first of a row on
@@ -320,7 +352,7 @@ class StripPool {
   Watch<V> special_{};
   static constexpr int kNone = 2 * N + 4;
   T none_[kNone];
-  Buffer<T> copies_[2];
+  Buffer<T> copies_[kMost];
 };
 
 }  // namespace poolkit
