@@ -201,7 +201,9 @@ void forward_strips(const T* x, const Result<F, T>& result, const Window& w, int
       const Block b{plane, std::min(group, planes - plane), 0, 1,
                     h0,    std::min(w.h.out, h0 + rows),    0, w.w.out};
       // (The parts of a plane are as many as there are rows for.)
-      if (strips(b, item + 1 == stop)) continue;
+      const bool ends = stop / parts * group == plane;
+      const int64_t row = ends ? stop % parts * rows : w.h.out;
+      if (strips(b, row, std::min(planes, stop / parts * group))) continue;
       if constexpr (F::kMayFail) {
         if (!full) full.emplace(x, planes, w, 1);
         // (Rows of several planes do not lie together.)

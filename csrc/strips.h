@@ -104,14 +104,15 @@ class StripPool {
     std::fill_n(none_, kNone, R::kSums ? T{} : lowest<T>());
   }
 
-  // The rows [h0, h1) of the planes of a block. What lies behind them in a plane may be written
-  // too, unless they are `last`: it is written later. False if something special was met.
-  bool operator()(const Block& b, bool last) {
+  // The rows [h0, h1) of the planes of a block. What lies behind them may be written too, because
+  // it is written later: up to row `row` of these planes, and if that ends them, up to plane
+  // `plane`. False if something special was met.
+  bool operator()(const Block& b, int64_t row, int64_t plane) {
     special_ = Watch<V>{};
     if (w_.w.kernel == 2)
-      pool<2, 2>(b, last);
+      pool<2, 2>(b, row, plane);
     else
-      w_.w.stride == 1 ? pool<3, 1>(b, last) : pool<3, 2>(b, last);
+      w_.w.stride == 1 ? pool<3, 1>(b, row, plane) : pool<3, 2>(b, row, plane);
     return R::kSums || !special_.any();
   }
 
@@ -134,17 +135,17 @@ class StripPool {
   };
 
   template <int K, int S>
-  void pool(const Block& b, bool last) {
+  void pool(const Block& b, int64_t row_end, int64_t plane_end) {
     const Axis &a = w_.w, &h = w_.h;
-    constexpr int64_t kAnywhere = int64_t(1) << 60;
-    Place place;
+    Place place{};
     for (int64_t p = 0; p < together_; ++p) {
       const int64_t plane = b.plane + std::min(p, b.planes - 1);
       place.cells[p] = find_rows(plane, b, copies_[p]) - a.before;
       place.to[p] = (plane * h.out + b.h0) * a.out;
-      // Behind the first plane lies the second, which is written at the same time.
-      const bool ends = last || (p + 1 < b.planes && b.h1 == h.out);
-      place.room[p] = ends ? (b.h1 - b.h0) * a.out : kAnywhere;
+      place.room[p] = (row_end - b.h0) * a.out;
+      // (Behind any other plane lies one that is written at the same time.)
+      if (p + 1 >= b.planes && row_end == h.out)
+        place.room[p] += std::max<int64_t>(0, plane_end - plane - 1) * h.out * a.out;
     }
     for (const Strip& strip : strips_) {
       const auto go = [&]<int P>() {
