@@ -10,8 +10,8 @@ their derivatives do with a `DTensor` depends on its placements:
   others just the cells that its windows lack, or backward the gradients of the outputs that hold
   its cells. The result is sharded as the input is.
 - The same with adaptive windows, a single output along the axis (global pooling), sums of large
-  windows, or a blur: the axis is replicated first, which is what DTensor does where it has no better way, and
-  the result is replicated along it.
+  windows, or a blur: the axis is replicated first, which is what DTensor does where it has no
+  better way, and the result is replicated along it.
 - ``Partial`` and everything else: the same.
 
 Spatial sharding gives the bits of one process, forward and backward: values, indices, ties, NaN and
