@@ -229,7 +229,8 @@ def _stages(found: Comparison) -> str:
     return aligned(rows) + (f"\n{MOVED}" if moved else "")
 
 
-MOVED = """  A strided convolution that gave its stride to another module is no stage any more: what it keeps
+MOVED = """\
+  A strided convolution that gave its stride to another module is no stage any more: what it keeps
   and the time it takes are in the figures of the model."""
 
 
