@@ -220,6 +220,7 @@ def test_exported_and_traced_programs():
 )
 def test_borders(kernel, stride, pad, ceil_mode):
     """By counting the cells of every window, for all sizes."""
+    dropped = 0
     for size in range(6, 19):
         net = nn.MaxPool2d(kernel, stride, pad, ceil_mode=ceil_mode)
         (stage,) = audit(net, (1, 1, size, size), skip=PARTS).stages
@@ -234,7 +235,9 @@ def test_borders(kernel, stride, pad, ceil_mode):
         assert border.outside == out * kernel - sum(len(span) for span in spans(axis))
         if size % border.divides_by == border.remainder:
             assert border.dropped == 0
+        dropped += border.dropped
         assert stage.ceil_mode is ceil_mode
+    assert (border.divides_by == 1) is (dropped == 0)
 
 
 def test_uneven_windows_overlap():

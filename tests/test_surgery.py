@@ -298,7 +298,7 @@ def test_calls_in_traced_and_compiled_models():
         ("max_pool2d", (2, 2)), ("max_pool2d_1", (2, 2)),
     ]  # fmt: skip
     (left,) = report.left
-    assert left.reason == "is no maximum, average or convolution over 2 axes"
+    assert left.reason.startswith("is no maximum, average or convolution over 2 axes: a function")
     report.undo()
     report = poolkit.rewrite(traced, lambda name, module: nn.Sequential(module), X)
     assert [type(old) for _, old, _ in report] == [
@@ -329,6 +329,30 @@ def test_antialias_blurs_after_the_activation():
     branch = block.bn2(block.conv2(blur(block.bn1(dense).relu())))
     shortcut = block.downsample[1](F.conv2d(blur(x), model.layer2[0].downsample[0].weight))
     torch.testing.assert_close(block(x), (branch + shortcut).relu())
+
+
+@pytest.mark.parametrize(
+    "window", [(3, 2, 0), (2, 2, 0), (3, 2, 1), (4, 2, 1), (5, 3, 2), (3, 3, 0), ((3, 2), 2, 0)]
+)
+def test_antialias_keeps_the_sizes_of_ceil_mode(window):
+    """Of the input given, and of every other; no window is of padding alone."""
+    pool = nn.MaxPool2d(*window, ceil_mode=True)
+    model = nn.Sequential(nn.ReLU(), pool)
+    assert not poolkit.rewrite(model, "antialias", torch.zeros(1, 2, 8, 9)).left
+    for size in range(5, 14):
+        x = torch.rand(1, 2, size, size + 2)
+        y = model(x)
+        assert y.shape == pool(x).shape
+        assert y.isfinite().all()
+
+
+def test_antialias_leaves_a_window_of_padding_alone():
+    x = torch.zeros(1, 2, 9, 9)
+    model = nn.Sequential(nn.ReLU(), nn.MaxPool2d(2, 3, ceil_mode=True))
+    assert len(poolkit.rewrite(model, "antialias", x)) == 1  # of this size there is none
+    model = nn.Sequential(nn.ReLU(), nn.MaxPool2d(2, 3, ceil_mode=True))
+    (left,) = poolkit.rewrite(model, "antialias", x[..., :7]).left
+    assert left.reason.endswith("give a size of which it drops nothing")
 
 
 def test_antialias_options():

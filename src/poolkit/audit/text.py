@@ -74,6 +74,8 @@ def _border(report: Report) -> str:
 
 
 def _multiple(border: Border) -> str:
+    if border.divides_by == 1:
+        return "any"
     multiple = f"{border.divides_by} n"
     return f"{multiple} + {border.remainder}" if border.remainder else multiple
 
