@@ -444,11 +444,22 @@ def test_polyphase_leaves_what_does_not_divide():
     report = poolkit.rewrite(model, "polyphase", X)
     assert not report
     assert {item.names: item.reason for item in report.left} == {
-        ("0",): "does not give a cell for each stride of this map",
+        ("0",): "drops cells of its map at the border, or adds some: give it other padding",
         ("1",): "crops its map",
         ("2",): "has padding 'same'",
         ("3",): "has dilation=2",
     }
+    odd = poolkit.rewrite(nn.Sequential(nn.MaxPool2d(2)), "polyphase", torch.zeros(1, 3, 9, 8))
+    assert odd.left[0].reason == "gets a map of 9 x 8, which its stride of 2 x 2 does not divide"
+
+
+def test_a_program_is_left_with_a_reason():
+    x = torch.zeros(1, 3, 8, 8)
+    program = torch.export.export(nn.Sequential(nn.Conv2d(3, 3, 3), nn.MaxPool2d(2)), (x,))
+    report = poolkit.rewrite(program.module(), "accelerate", x)
+    assert not report
+    assert "(the model)" in str(report)
+    assert report.left[0].reason.startswith("was exported: rewrite the model before")
 
 
 @pytest.mark.parametrize(("net", "count"), [(VGG16, 15_227_688), (AlexNet, 2_726_696)])
@@ -703,7 +714,7 @@ def test_command_writes_a_state_dict_and_a_program(run, tmp_path):
     assert status == 0
     assert out.splitlines()[0].split() == ["module", "was", "is", "now"]
     assert "tiny -> tiny, polyphase, input 2 x 3 x 32 x 32" in out
-    assert re.search(r"^1\.1 +polyphase, new +16x16", out, re.MULTILINE)
+    assert re.search(r"^1\.1 +max -> polyphase +16x16", out, re.MULTILINE)
     assert out.splitlines()[-1] == str(tmp_path / "new.pt")
     report = poolkit.rewrite(model, "polyphase", X)
     model.load_state_dict(torch.load(tmp_path / "new.pt", weights_only=True))
