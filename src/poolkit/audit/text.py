@@ -198,10 +198,13 @@ def _head(report: Report) -> str:
     head = report.head
     if head is None:
         return ""
-    text = (
-        f"{head.name}: {head.kind} of a {by(head.grid)} map, {head.parameters:,} parameters, "
-        f"{percent(head.share)} of the model's; {head.multiply_adds:,} multiply-adds."
-    )
+    if head.kind == "none":
+        text = f"None: the answer is a map of {by(head.grid)}." if head.grid else "None."
+    else:
+        text = (
+            f"{head.name}: {head.kind} of a {by(head.grid)} map, {head.parameters:,} parameters, "
+            f"{percent(head.share)} of the model's; {head.multiply_adds:,} multiply-adds."
+        )
     if head.gap_parameters is not None and head.gap_parameters != head.parameters:
         text += f" Global average pooling and one linear layer: {head.gap_parameters:,} parameters."
     if head.sizes_tried:
