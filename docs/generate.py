@@ -56,7 +56,8 @@ def dtypes() -> str:
     page = DTYPES_HEAD.format(torch=version())
     page += row(["function", *(str(d).removeprefix("torch.") for d in DTYPES)])
     page += row(["---"] * (1 + len(DTYPES))).replace(" ", "")
-    for name in FUNCTIONS:
+    rest = [n for n in F.__all__ if n not in FUNCTIONS and not n.endswith("_with_indices")]
+    for name in (*FUNCTIONS, *rest):
         page += row([f"`{name}`", *(support(name, dtype) for dtype in DTYPES)])
     return page
 

@@ -192,10 +192,16 @@ def what_cannot_be_split_is_replicated(mesh):
         F.global_avg_pool2d,
         F.global_max_pool2d,
         lambda t: F.avg_pool2d(t, 13, 1, 6),
+        F.blur_pool2d,
+        F.max_blur_pool2d,
     ):
         assert compare(pool, x, mesh, [Shard(2)]) == (Replicate(),)
     assert compare(lambda t: F.adaptive_max_pool2d(t, 10), x, mesh, [Shard(2)]) == (Shard(2),)
     assert compare(lambda t: F.max_pool2d(t, 13, 1, 6), x, mesh, [Shard(2)]) == (Shard(2),)
+    with torch.no_grad():  # an operator of its own
+        y = F.max_blur_pool2d(distribute_tensor(x, mesh, [Shard(2)]), 3, 2, 1)
+    assert y.placements == (Replicate(),)
+    assert_same(y, F.max_blur_pool2d(x, 3, 2, 1), "maxima, blurred")
     summands = DTensor.from_local(x, mesh, [Partial()])
     assert_same(F.max_pool2d(summands, 2), F.max_pool2d(x + x, 2), "partial")
 
@@ -218,6 +224,8 @@ def batch_and_channels_send_nothing(mesh):
         lambda t: F.adaptive_avg_pool2d(t, 5),
         F.global_avg_pool2d,
         poolkit.nn.LPPool2d(2, 3),
+        lambda t: F.blur_pool2d(t, 4, padding_mode="circular"),
+        lambda t: F.max_blur_pool2d(t, 3, 2, 1),
     )
     for layout in (torch.contiguous_format, torch.channels_last):
         for placement in (Shard(0), Shard(1), Replicate()):

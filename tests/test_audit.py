@@ -1,5 +1,6 @@
 """The audit: which stages it sees, what it says of them, and how it leaves the model."""
 
+import dataclasses
 import random
 
 import numpy as np
@@ -13,6 +14,7 @@ import poolkit
 import poolkit.functional as PF
 from poolkit import ArgumentError, audit, models
 from poolkit.audit.auditor import PARTS
+from poolkit.imaging import save_png
 from poolkit.testing import memory
 from poolkit.window import Axis, spans
 
@@ -198,9 +200,14 @@ def test_exported_and_traced_programs():
     assert sum("has no gradient by itself" in note.why for note in report.not_measured) == 2
     stock = nn.Sequential(nn.Conv2d(3, 8, 3), nn.MaxPool2d(2), nn.AvgPool2d(3, 2)).eval()
     plain = audit(stock, x, skip=only("memory"))
-    report = audit(torch.export.export(stock, (x,)), x, skip=only("memory"))
+    report = audit(torch.export.export(stock, (x,)), x, skip=only("memory", "sizes"))
     assert report.stages == plain.stages
-    assert report.totals == plain.totals
+    assert report.totals == dataclasses.replace(plain.totals, smallest_input=(32, 32))
+    why = [note.why for note in report.not_measured if note.what == "sizes that divide evenly"]
+    assert why == ["the model takes no other size than 32 x 32"]
+    # What is in no module cannot be swapped: the lines are for the model.
+    assert plain.recommendations[0].code == "poolkit.accelerate(model)"
+    assert report.recommendations[0].code == "poolkit.accelerate(model)  # then export it again"
 
 
 # ---- borders, sizes, counts ---------------------------------------------------------------------
@@ -213,6 +220,7 @@ def test_exported_and_traced_programs():
 )
 def test_borders(kernel, stride, pad, ceil_mode):
     """By counting the cells of every window, for all sizes."""
+    dropped = 0
     for size in range(6, 19):
         net = nn.MaxPool2d(kernel, stride, pad, ceil_mode=ceil_mode)
         (stage,) = audit(net, (1, 1, size, size), skip=PARTS).stages
@@ -227,7 +235,9 @@ def test_borders(kernel, stride, pad, ceil_mode):
         assert border.outside == out * kernel - sum(len(span) for span in spans(axis))
         if size % border.divides_by == border.remainder:
             assert border.dropped == 0
+        dropped += border.dropped
         assert stage.ceil_mode is ceil_mode
+    assert (border.divides_by == 1) is (dropped == 0)
 
 
 def test_uneven_windows_overlap():
@@ -503,4 +513,7 @@ def test_bad_options(keywords, words):
 
 def test_a_folder_without_pictures(tmp_path):
     with pytest.raises(ArgumentError, match="has no PNG or JPEG file"):
+        audit(nn.ReLU(), (1, 3, 8, 8), tmp_path)
+    save_png(torch.zeros(3, 9, 9), tmp_path / "one.png")
+    with pytest.raises(ArgumentError, match="at least two pictures, got 1 in"):
         audit(nn.ReLU(), (1, 3, 8, 8), tmp_path)

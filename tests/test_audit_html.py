@@ -123,6 +123,16 @@ def test_path_puts_branches_beside_the_main_line(audited):
     assert not any(step.aside for step in charts.steps([pool, later]))
 
 
+def test_path_shows_how_maps_grow_again(audited):
+    pool = replace(audited.stages[1], side=True, output_shape=(1, 8, 4, 4))
+    for grid, there in (((32, 24), True), ((4, 4), False)):
+        head = replace(audited.head, kind="none", grid=grid)
+        report = replace(audited, stages=(pool,), head=head)
+        text = Page(page(report)).text
+        assert ("the way up" in text) is ("4 x 4 → 32 x 24" in text) is there
+        assert f"None: the answer is a map of {grid[0]} x {grid[1]}." in str(report)
+
+
 def test_scale():
     scale = charts.Scale(256, 1, log=True)
     assert [scale.at(v) for v in (1, 16, 256, 1e6)] == [1.5, 50, 98.5, 98.5]

@@ -251,6 +251,48 @@ def test_compare():
         REPORT.compare("later")
 
 
+def test_compare_finds_what_took_a_stage_s_place():
+    def net(*stages):
+        made = [
+            dataclasses.replace(MAX, name=name, call=call, kind=kind, output_shape=(2, *shape))
+            for name, call, kind, shape in stages
+        ]
+        return dataclasses.replace(REPORT, stages=tuple(made))
+
+    before = net(
+        ("conv1", 1, "strided conv", (64, 8, 8)),
+        ("pool", 1, "max", (64, 4, 4)),
+        ("layer.0.conv1", 1, "strided conv", (128, 2, 2)),
+        ("layer.0.short.0", 1, "strided conv", (128, 2, 2)),
+        ("head:max_pool2d", 1, "max", (128, 1, 1)),
+        ("last", 1, "max", (128, 1, 1)),
+    )
+    after = net(
+        ("conv1.down", 1, "polyphase", (64, 8, 8)),
+        ("pool.0", 1, "max", (64, 8, 8)),  # with stride 1 now: its map is another
+        ("pool.1", 1, "polyphase", (64, 4, 4)),
+        ("layer.0.relu.1", 1, "blur", (128, 2, 2)),
+        ("layer.0.short.0.down", 1, "blur", (64, 2, 2)),  # before the 1 x 1 convolution
+        ("head.max_pool2d", 1, "blur", (128, 1, 1)),
+        ("other.last", 1, "max", (64, 1, 1)),
+    )
+    found = before.compare(after)
+    pairs = [(p.before and p.before.name, p.after and p.after.name) for p in found.stages]
+    assert pairs == [
+        ("conv1", "conv1.down"),
+        (None, "pool.0"),
+        ("pool", "pool.1"),
+        ("layer.0.conv1", "layer.0.relu.1"),
+        ("layer.0.short.0", "layer.0.short.0.down"),
+        ("head:max_pool2d", "head.max_pool2d"),
+        (None, "other.last"),
+        ("last", None),
+    ]
+    assert "strided conv -> polyphase" in str(found)
+    assert "is no stage any more" in str(found)
+    assert "is no stage any more" not in str(before.compare(before))
+
+
 def test_compare_nothing_with_something():
     some = dataclasses.replace(EMPTY, totals=dataclasses.replace(EMPTY.totals, additions=0))
     assert some.compare(EMPTY).total("additions").ratio == math.inf

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -141,7 +142,9 @@ def test_keys():
         ("nets.py:make --input 1x3x16x16 --images empty", "empty"),
         ("nets.py:make --input 1x3x16x16 --images nets.py", "nets.py"),
         ("nets.py:make --input 1x3x16x16 --images none", "none"),
-        ("nets.py:make --weights nets.py", "cannot load nets.py"),
+        ("nets.py:make --weights nets.py", "cannot load nets.py: expected tensors by name"),
+        ("nets.py:make --weights junk.pt", "cannot load junk.pt: expected tensors by name"),
+        ("nets.py:make --weights code.pt", "else it may hold is not unpickled (UnpicklingError)"),
         ("nets.py:make --fail-under consistent=1", "got 'consistent=1'"),
         ("nets.py:make --fail-under consistency=nan", "got 'consistency=nan'"),
         ("nets.py:make --skip times", "'times' is not one of"),
@@ -149,6 +152,8 @@ def test_keys():
 )
 def test_bad_input(run, folder, arguments, sentence):
     (folder / "empty").mkdir()
+    (folder / "junk.pt").write_bytes(b"junk")
+    torch.save({"0.weight": Path}, folder / "code.pt")
     status, out, err = run(*arguments.split())
     assert (status, out) == (2, "")
     assert err.startswith("poolkit: ")

@@ -298,7 +298,7 @@ def test_calls_in_traced_and_compiled_models():
         ("max_pool2d", (2, 2)), ("max_pool2d_1", (2, 2)),
     ]  # fmt: skip
     (left,) = report.left
-    assert left.reason == "is no maximum, average or convolution over 2 axes"
+    assert left.reason.startswith("is no maximum, average or convolution over 2 axes: a function")
     report.undo()
     report = poolkit.rewrite(traced, lambda name, module: nn.Sequential(module), X)
     assert [type(old) for _, old, _ in report] == [
@@ -329,6 +329,30 @@ def test_antialias_blurs_after_the_activation():
     branch = block.bn2(block.conv2(blur(block.bn1(dense).relu())))
     shortcut = block.downsample[1](F.conv2d(blur(x), model.layer2[0].downsample[0].weight))
     torch.testing.assert_close(block(x), (branch + shortcut).relu())
+
+
+@pytest.mark.parametrize(
+    "window", [(3, 2, 0), (2, 2, 0), (3, 2, 1), (4, 2, 1), (5, 3, 2), (3, 3, 0), ((3, 2), 2, 0)]
+)
+def test_antialias_keeps_the_sizes_of_ceil_mode(window):
+    """Of the input given, and of every other; no window is of padding alone."""
+    pool = nn.MaxPool2d(*window, ceil_mode=True)
+    model = nn.Sequential(nn.ReLU(), pool)
+    assert not poolkit.rewrite(model, "antialias", torch.zeros(1, 2, 8, 9)).left
+    for size in range(5, 14):
+        x = torch.rand(1, 2, size, size + 2)
+        y = model(x)
+        assert y.shape == pool(x).shape
+        assert y.isfinite().all()
+
+
+def test_antialias_leaves_a_window_of_padding_alone():
+    x = torch.zeros(1, 2, 9, 9)
+    model = nn.Sequential(nn.ReLU(), nn.MaxPool2d(2, 3, ceil_mode=True))
+    assert len(poolkit.rewrite(model, "antialias", x)) == 1  # of this size there is none
+    model = nn.Sequential(nn.ReLU(), nn.MaxPool2d(2, 3, ceil_mode=True))
+    (left,) = poolkit.rewrite(model, "antialias", x[..., :7]).left
+    assert left.reason.endswith("give a size of which it drops nothing")
 
 
 def test_antialias_options():
@@ -420,11 +444,22 @@ def test_polyphase_leaves_what_does_not_divide():
     report = poolkit.rewrite(model, "polyphase", X)
     assert not report
     assert {item.names: item.reason for item in report.left} == {
-        ("0",): "does not give a cell for each stride of this map",
+        ("0",): "drops cells of its map at the border, or adds some: give it other padding",
         ("1",): "crops its map",
         ("2",): "has padding 'same'",
         ("3",): "has dilation=2",
     }
+    odd = poolkit.rewrite(nn.Sequential(nn.MaxPool2d(2)), "polyphase", torch.zeros(1, 3, 9, 8))
+    assert odd.left[0].reason == "gets a map of 9 x 8, which its stride of 2 x 2 does not divide"
+
+
+def test_a_program_is_left_with_a_reason():
+    x = torch.zeros(1, 3, 8, 8)
+    program = torch.export.export(nn.Sequential(nn.Conv2d(3, 3, 3), nn.MaxPool2d(2)), (x,))
+    report = poolkit.rewrite(program.module(), "accelerate", x)
+    assert not report
+    assert "(the model)" in str(report)
+    assert report.left[0].reason.startswith("was exported: rewrite the model before")
 
 
 @pytest.mark.parametrize(("net", "count"), [(VGG16, 15_227_688), (AlexNet, 2_726_696)])
@@ -679,7 +714,7 @@ def test_command_writes_a_state_dict_and_a_program(run, tmp_path):
     assert status == 0
     assert out.splitlines()[0].split() == ["module", "was", "is", "now"]
     assert "tiny -> tiny, polyphase, input 2 x 3 x 32 x 32" in out
-    assert re.search(r"^1\.1 +polyphase, new +16x16", out, re.MULTILINE)
+    assert re.search(r"^1\.1 +max -> polyphase +16x16", out, re.MULTILINE)
     assert out.splitlines()[-1] == str(tmp_path / "new.pt")
     report = poolkit.rewrite(model, "polyphase", X)
     model.load_state_dict(torch.load(tmp_path / "new.pt", weights_only=True))

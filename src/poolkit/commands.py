@@ -3,7 +3,6 @@
 import functools
 import io
 import math
-import pickle
 import secrets
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -310,8 +309,17 @@ def _network(name: str, weights: Path | None, seed: int) -> torch.nn.Module:
 
 def _load_weights(network: torch.nn.Module, path: Path) -> None:
     try:
-        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    except (RuntimeError, TypeError, AttributeError, EOFError, pickle.UnpicklingError) as error:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # what a file that is none makes torch raise has no end
+        raise ArgumentError(
+            f"cannot load {path}: expected tensors by name, as torch.save(model.state_dict(), path)"
+            f" writes them; whatever else it may hold is not unpickled ({type(error).__name__})"
+        ) from error
+    try:
+        network.load_state_dict(state)
+    except (RuntimeError, TypeError, AttributeError) as error:
         raise ArgumentError(f"cannot load {path}: {error}") from None
 
 

@@ -1,6 +1,7 @@
 """What to do about what an audit found: a sentence with its number, and the line that does it."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from .report import Consistency, Recommendation, Report, Stage
 from .units import by, byte_count, counted, duration, percent
@@ -22,7 +23,7 @@ FLATTENED = 0.25  # of the model's parameters in the head: beyond it, the head i
 SEEN = 1  # times the image that a field may cover before later windows find nothing new
 
 
-def recommend(report: Report) -> tuple[Recommendation, ...]:
+def recommend(report: Report, exported: bool = False) -> tuple[Recommendation, ...]:
     """Recommendations, each only where a number of the report speaks for it.
 
     - ``poolkit.accelerate`` where poolkit's pooling saves at least 5 % of the measured time or of
@@ -36,10 +37,18 @@ def recommend(report: Report) -> tuple[Recommendation, ...]:
       follow.
 
     Surgery changes what a trained network computes: those lines say that it needs fine-tuning. In
-    the code, ``model`` is the model and ``images`` its input.
+    the code, ``model`` is the model and ``images`` its input. A program that was ``exported`` has
+    no modules to change: the lines are for the model that it came from.
     """
     parts = (_speed, _memory, _aliasing, _head, _border, _field)
-    return tuple(found for part in parts for found in part(report))
+    made = (found for part in parts for found in part(report))
+    return tuple(replace(r, code=_then_exported(r.code)) if exported else r for r in made)
+
+
+def _then_exported(code: str) -> str:
+    if "model" not in code:
+        return code
+    return f"{code}, and export it again" if "#" in code else f"{code}  # then export it again"
 
 
 def _speed(report: Report) -> Iterator[Recommendation]:
@@ -85,10 +94,13 @@ def _aliasing(report: Report) -> Iterator[Recommendation]:
     if roll is None or roll.distance.low < MOVED or not folding:
         return
     worst = max(folding, key=lambda stage: stage.aliasing or 0.0)
+    among = (
+        f", the most of {len(folding)} stages that fold {percent(FOLDED)} or more of maps of at "
+        f"least {RESOLVED} cells a side"
+    )
     yield Recommendation(
         f"{_instability(roll)}; '{worst.name}' folds {percent(worst.aliasing or 0.0)} of its "
-        f"map's energy, the most of {counted(len(folding), 'stage')} that fold {percent(FOLDED)} "
-        f"or more of maps of at least {RESOLVED} cells a side. A blur before the stride takes that "
+        f"map's energy{among if len(folding) > 1 else ''}. A blur before the stride takes that "
         "energy off.",
         'poolkit.rewrite(model, "antialias", images)  # then fine-tune',
         worst.name,

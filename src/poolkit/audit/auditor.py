@@ -13,7 +13,7 @@ from ..config import processor, show_config
 from ..errors import ArgumentError
 from ..window import as_int
 from . import advice, head, swap
-from .calls import has_no_gradient
+from .calls import has_no_gradient, is_exported
 from .keep import evaluating, kept
 from .measures import Pictures, moved, pictured, swept
 from .progress import Steps, steps
@@ -21,6 +21,7 @@ from .report import Report, Stage, Totals, Unmeasured
 from .sizes import Sizes
 from .stages import stage
 from .trace import Trace
+from .units import by
 
 Images = Tensor | str | os.PathLike[str] | None
 
@@ -153,7 +154,10 @@ class _Audit:
         if self.smallest is None:
             self.missing("the smallest input", "none was found in as many tries as are made")
         if self.divides_by is None:
-            self.missing("sizes that divide evenly", "no multiple was found that drops nothing")
+            why = "of the sizes that were tried, no number has multiples that all drop nothing"
+            if not sizes.takes_others():
+                why = f"the model takes no other size than {by(self.x.shape[2:])}"
+            self.missing("sizes that divide evenly", why)
 
     def time(self, seconds: float) -> None:
         """Of the whole model, and of every stage alone."""
@@ -250,7 +254,9 @@ class _Audit:
             recommendations=(),
             not_measured=tuple(self.notes),
         )
-        return replace(found, recommendations=advice.recommend(found))
+        return replace(
+            found, recommendations=advice.recommend(found, exported=is_exported(self.model))
+        )
 
 
 # ---- arguments ----------------------------------------------------------------------------------
@@ -331,7 +337,10 @@ def _pictures(images: Images, x: Tensor, skip: Collection[str]) -> Pictures:
             f"audit: images must be a tensor, a folder or None, got {type(images).__name__}"
         )
     if images is not None and why is None:
-        return normalised(from_folder(Path(images), size, x.shape[1])).to(x)
+        found = from_folder(Path(images), size, x.shape[1])
+        if len(found) < 2:
+            raise ArgumentError(f"audit: images must be at least two pictures, got 1 in {images}")
+        return normalised(found).to(x)
     if x.is_meta:
         return "the model is on the meta device"
     if why is not None or {"aliasing", "fields", "consistency"} <= set(skip):

@@ -8,12 +8,13 @@ here comes from the model.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from markupsafe import Markup
 
 from .report import Interval, Stage
 
-__all__ = ["Scale", "Step", "axis", "bars", "flow", "marks", "steps"]
+__all__ = ["Scale", "Step", "axis", "bars", "flow", "marks", "steps", "widening"]
 
 ROW = 11  # pixels of a bar
 GAP = 3
@@ -179,10 +180,7 @@ LANE, LANE_HALF = 86.0, 12.0  # of what stands beside it
 
 def flow(step: Step, largest: float) -> Markup:
     """One stage as a funnel, as wide as the logarithm of the sizes; the rows make one line."""
-
-    def width(size: float, half: float) -> float:
-        return half * max(0.04, math.log2(size + 1) / math.log2(largest + 1))
-
+    width = partial(_width, largest)
     into, out = extent(step.stage.input_shape), extent(step.stage.output_shape)
     if not step.aside:
         a, b = width(into, HALF), width(out, HALF)
@@ -198,6 +196,16 @@ def flow(step: Step, largest: float) -> Markup:
         )
     a, b = width(into, LANE_HALF), width(out, LANE_HALF)
     return _stretched(line + link + back + _funnel(LANE, a, b, 8, 92, hue(step.stage.kind)))
+
+
+def widening(low: float, high: float, largest: float) -> Markup:
+    """A map that grows again, in the main line."""
+    a, b = (_width(largest, size, HALF) for size in (low, high))
+    return _stretched(_funnel(MIDDLE, a, b, 0, 100, "passing"))
+
+
+def _width(largest: float, size: float, half: float) -> float:
+    return half * max(0.04, math.log2(size + 1) / math.log2(largest + 1))
 
 
 def _stretched(inner: Markup) -> Markup:

@@ -47,7 +47,12 @@ class Change:
 
 @dataclass(frozen=True)
 class StagePair:
-    """A stage before and after, matched by name and call; ``None`` where it is not."""
+    """A stage before and after; ``None`` where it is not.
+
+    Stages match by name and call; then what is left, if the map has the same shape, by what is in
+    the old module now (``conv1`` and ``conv1.down``), and by what is beside it (``block.conv1`` and
+    ``block.relu``). The name is the later one.
+    """
 
     name: str
     call: int
@@ -136,22 +141,60 @@ def compare(before: Report, after: Report) -> Comparison:
     )
 
 
+Key = tuple[str, int]
+
+
 def _pairs(before: Report, after: Report) -> tuple[StagePair, ...]:
     """Both paths merged: a stage that is gone goes before the next that is not."""
     old = {(stage.name, stage.call): stage for stage in before.stages}
     new = {(stage.name, stage.call): stage for stage in after.stages}
-    order: list[tuple[str, int]] = []
-    gone = iter(old)
-    for key in new:
-        if key in old:
-            for earlier in gone:
-                if earlier == key:
-                    break
-                if earlier not in new:
-                    order.append(earlier)
-        order.append(key)
-    order.extend(key for key in old if key not in new and key not in order)
-    return tuple(StagePair(*key, old.get(key), new.get(key)) for key in order)
+    came_from = _replaced(old, new)
+    stays = set(came_from.values())
+    pairs: list[StagePair] = []
+    gone = [key for key in old if key not in stays]
+    places = {key: place for place, key in enumerate(old)}
+    for key, stage in new.items():
+        earlier = came_from.get(key)
+        if earlier is not None:
+            while gone and places[gone[0]] < places[earlier]:
+                pairs.append(StagePair(*gone[0], old[gone.pop(0)], None))
+        pairs.append(StagePair(*key, old[earlier] if earlier else None, stage))
+    pairs.extend(StagePair(*key, old[key], None) for key in gone)
+    return tuple(pairs)
+
+
+def _replaced(old: dict[Key, Stage], new: dict[Key, Stage]) -> dict[Key, Key]:
+    """Which stage each of the later ones took the place of, the surest first."""
+    found: dict[Key, Key] = {}
+    for fits in (_is_same, _is_within, _is_beside):
+        left = [key for key in old if key not in set(found.values())]
+        for key, stage in new.items():
+            earlier = next((k for k in left if fits(old[k], stage)), None)
+            if key not in found and earlier is not None:
+                found[key] = earlier
+                left.remove(earlier)
+    return found
+
+
+def _is_same(before: Stage, after: Stage) -> bool:
+    return (before.name, before.call) == (after.name, after.call)
+
+
+def _is_within(before: Stage, after: Stage) -> bool:
+    """A part of the module that was there, with a map of its size."""
+    same = before.output_shape[2:] == after.output_shape[2:]
+    return same and after.name.startswith(f"{before.name}.")
+
+
+def _is_beside(before: Stage, after: Stage) -> bool:
+    """In the same parent, with the same map."""
+    same = before.output_shape == after.output_shape
+    return same and after.name.startswith(_parent(before.name))
+
+
+def _parent(name: str) -> str:
+    """``"layer2.0."`` of ``"layer2.0.conv1"``, nothing of ``"conv1"`` and of ``":mean"``."""
+    return name[: max(name.rfind("."), name.rfind(":")) + 1].replace(":", ".").lstrip(".")
 
 
 def _overlap(one: Interval | None, other: Interval | None) -> bool | None:
@@ -182,7 +225,13 @@ def _stages(found: Comparison) -> str:
         kind = _arrow([stage.kind for stage in sides if stage])
         cells = [_cells(stage) for stage in sides if stage]
         rows.append((label(pair.after), kind, *map(_arrow, zip(*cells, strict=True))))
-    return aligned(rows)
+    moved = any(p.before and p.after and p.before.name != p.name for p in found.stages)
+    return aligned(rows) + (f"\n{MOVED}" if moved else "")
+
+
+MOVED = """\
+  A strided convolution that gave its stride to another module is no stage any more: what it keeps
+  and the time it takes are in the figures of the model."""
 
 
 def _cells(stage: Stage) -> tuple[str, str, str, str]:

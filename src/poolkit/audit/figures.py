@@ -1,6 +1,6 @@
 """The charts of the page: of every stage a drawing, and the same in words."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -82,12 +82,24 @@ def path(report: Report) -> Chart:
         elif stage.side:
             words.append("enlarged again later")
         rows.append(Row(title(stage), stage.kind, charts.flow(step, largest), words))
+    rows.extend(_way_up(report, [step.stage for step in steps if not step.aside], largest))
     kinds: dict[str, list[str]] = {charts.hue(stage.kind): [] for stage in report.stages}
     for stage in report.stages:
         if stage.kind not in kinds[charts.hue(stage.kind)]:
             kinds[charts.hue(stage.kind)].append(stage.kind)
     legend = [(kind, ", ".join(names)) for kind, names in kinds.items()]
     return Chart("From the input, at the top, to the scores", legend, None, rows, flows=True)
+
+
+def _way_up(report: Report, line: Sequence[Stage], largest: float) -> Iterator[Row]:
+    """Where the answer is a map, and larger than the last one on the main line."""
+    if not line or report.head is None or report.head.kind != "none":
+        return
+    last, grid = line[-1].output_shape, report.head.grid
+    low, high = charts.extent(last), charts.extent((1, 1, *grid))
+    if low < high:
+        words = [f"{by(last[2:])} → {by(grid)}", "no stages, drawn as one"]
+        yield Row("the way up", "enlarged", charts.widening(low, high, max(largest, high)), words)
 
 
 def _window(stage: Stage) -> str:

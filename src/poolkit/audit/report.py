@@ -267,7 +267,10 @@ class Report:
         return _written(page(self), path)
 
     def compare(self, other: "Report") -> "Comparison":
-        """This report beside a later one: stages by name, totals, and whether moves matter less.
+        """This report beside a later one: stages, totals, and whether moves matter less.
+
+        Stages are paired by name; those that are left, if their maps have the same size, with what
+        stands in the old one's module or beside it.
 
         Args:
             other: of the model after a change, or of another one.

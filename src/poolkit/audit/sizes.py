@@ -68,6 +68,10 @@ class Sizes:
             found.append(step)
         return tuple(found)
 
+    def takes_others(self) -> bool:
+        """Whether any other size than the input's has worked so far."""
+        return any(run is not None for size, run in self._known.items() if size != self.shape[2:])
+
     def _steps(self, axis: int) -> Iterator[int]:
         trace = self.trace(self.shape[2:])
         if trace is None:

@@ -90,16 +90,19 @@ def border(axis: Axis, ceil_mode: bool = False) -> Border:
     skipped = read.count(0) - dropped
     taps = axis.out * kernel
     outside = taps - sum(read)
-    divides_by, remainder = _even(axis, extent + gap, ceil_mode)
+    divides_by, remainder = _even(axis, extent, gap, ceil_mode)
     return Border(dropped, 0, outside, divides_by, remainder, max(0, skipped))
 
 
-def _even(axis: Axis, extent: int, ceil_mode: bool) -> tuple[int, int]:
-    """Sizes that drop nothing: a multiple, and a remainder."""
-    room = axis.before + axis.after
-    if ceil_mode or axis.after >= axis.stride - 1:
+def _even(axis: Axis, extent: int, gap: int, ceil_mode: bool) -> tuple[int, int]:
+    """Sizes that drop nothing: a multiple, and a remainder.
+
+    Of what is left behind the last window some is padding, and some skipped as between windows.
+    """
+    room, free = axis.before + axis.after, max(0, axis.after + gap)
+    if ceil_mode or free >= axis.stride - 1:
         return 1, 0
-    fitting = {(extent - room + left) % axis.stride for left in range(max(0, axis.after) + 1)}
+    fitting = {(extent - room + left) % axis.stride for left in range(free + 1)}
     return axis.stride, min(fitting)
 
 

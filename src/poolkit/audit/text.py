@@ -74,6 +74,8 @@ def _border(report: Report) -> str:
 
 
 def _multiple(border: Border) -> str:
+    if border.divides_by == 1:
+        return "any"
     multiple = f"{border.divides_by} n"
     return f"{multiple} + {border.remainder}" if border.remainder else multiple
 
@@ -196,10 +198,13 @@ def _head(report: Report) -> str:
     head = report.head
     if head is None:
         return ""
-    text = (
-        f"{head.name}: {head.kind} of a {by(head.grid)} map, {head.parameters:,} parameters, "
-        f"{percent(head.share)} of the model's; {head.multiply_adds:,} multiply-adds."
-    )
+    if head.kind == "none":
+        text = f"None: the answer is a map of {by(head.grid)}." if head.grid else "None."
+    else:
+        text = (
+            f"{head.name}: {head.kind} of a {by(head.grid)} map, {head.parameters:,} parameters, "
+            f"{percent(head.share)} of the model's; {head.multiply_adds:,} multiply-adds."
+        )
     if head.gap_parameters is not None and head.gap_parameters != head.parameters:
         text += f" Global average pooling and one linear layer: {head.gap_parameters:,} parameters."
     if head.sizes_tried:

@@ -38,6 +38,8 @@ class Form(NamedTuple):
     arguments: tuple[str, ...]
     result: str
     sums: bool = False
+    whole: bool = False
+    """Whether its spatial axes are never split: those whose padding repeats cells, for one."""
 
 
 FORMS = {
@@ -50,6 +52,9 @@ FORMS = {
     "avg_pool_backward": Form((OUTPUTS,), CELLS, sums=True),
     "lp_pool": Form((CELLS,), OUTPUTS, sums=True),
     "lp_pool_backward": Form((OUTPUTS, OUTPUTS, CELLS), CELLS, sums=True),
+    "blur_pool": Form((CELLS,), OUTPUTS, whole=True),
+    "blur_pool_backward": Form((OUTPUTS,), CELLS, whole=True),
+    "max_blur_pool": Form((CELLS,), OUTPUTS, whole=True),
 }
 
 
@@ -156,7 +161,7 @@ def _pool(name: str, _cls: Any, operator: Any, _types: Any, args: Any, _kwargs: 
     tensors, numbers = _on_one_mesh(name, args[:count]), args[count:-1]
     mesh = tensors[0].device_mesh
     # The last lies as the forward pass had it; gradients come as they happen to lie.
-    placements = _accepted(window, tensors[-1], form.sums)
+    placements = _accepted(window, tensors[-1], form)
     tensors = [
         t if t.placements == placements else t.redistribute(mesh, placements) for t in tensors
     ]
@@ -209,7 +214,7 @@ def _on_one_mesh(name: str, tensors: Sequence[Any]) -> list[DTensor]:
     return list(tensors)
 
 
-def _accepted(window: Window, x: DTensor, sums: bool) -> tuple[Placement, ...]:
+def _accepted(window: Window, x: DTensor, form: Form) -> tuple[Placement, ...]:
     """The placements of ``x``, but replicated where it cannot be pooled as it lies."""
     lead = x.dim() - window.rank
     taken: set[int] = set()
@@ -219,10 +224,10 @@ def _accepted(window: Window, x: DTensor, sums: bool) -> tuple[Placement, ...]:
             return isinstance(placement, Replicate)
         if placement.dim < lead:
             return True
-        if placement.dim in taken:
+        if form.whole or placement.dim in taken:
             return False
         taken.add(placement.dim)
-        return splits_exactly(window, window.axes[placement.dim - lead], sums)
+        return splits_exactly(window, window.axes[placement.dim - lead], form.sums)
 
     return tuple(placement if accepts(placement) else Replicate() for placement in x.placements)
 

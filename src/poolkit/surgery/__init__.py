@@ -12,6 +12,7 @@ from torch.nn import Module
 from torch.nn.parameter import UninitializedParameter
 
 from ..accelerate import Left, title
+from ..audit.calls import is_exported
 from ..errors import ArgumentError
 from ..window import as_int
 from .calls import ACTIVATIONS, POOLS, UntraceableError, make_modules
@@ -197,6 +198,8 @@ def _rewrite(
     scan = Scan(model, run, options)
     plan = policy.plan(scan)
     plan.left += refused
+    if not plan.swaps and is_exported(model):
+        plan.leave(scan, model, "was exported: rewrite the model before, and export it again")
     wanted = {swap.old for swap in plan.swaps}
     for part in made:
         if wanted.isdisjoint(part.modules):

@@ -47,7 +47,7 @@ def shrinking(scan: Scan, plan: Plan, *, convolutions: bool = True) -> Iterator[
         strides = module.kernel_size if strides is None else strides
         if math.prod(strides if isinstance(strides, (tuple, list)) else (strides,)) == 1:
             continue
-        other = "is no maximum, average or convolution over 2 axes"
+        other = "is no maximum, average or convolution over 2 axes: a function can be the policy"
         reason = other if kind is None else why_not(scan, module, kind)
         if kind is None or reason is not None:
             plan.leave(scan, module, reason or other)

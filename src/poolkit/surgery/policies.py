@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,7 +13,7 @@ from .. import nn as pools
 from ..accelerate import MARK, OURS, pooling_modules, title, why_not
 from ..errors import ArgumentError
 from .calls import ACTIVATIONS, POOLS, Functions
-from .downsampling import activation_after, over_two_axes, shrinking
+from .downsampling import activation_after, over_two_axes, padding_of, shrinking
 from .heads import gap_head
 from .modules import downsampled, twin
 from .observe import Input
@@ -93,17 +95,22 @@ def callable_policy(function: Callable[[str, Module], Module | None]) -> Policy:
     return Policy(plan, needs_input=False)
 
 
+UNEVEN = (
+    "rounds the size of this map up (ceil_mode) to a window without cells of its own: give a size "
+    "of which it drops nothing"
+)
+
+
 def antialias(scan: Scan) -> Plan:
     """A blur before every stride (Zhang 2019)."""
     plan = Plan()
     for kind, module in shrinking(scan, plan):
         stride = over_two_axes(module.stride)
         if kind == "max":
-            new = pools.MaxBlurPool2d(
-                module.kernel_size, stride, module.padding, blur=scan.options.blur
-            )
-            if _rounded_up(scan, module):
-                plan.leave(scan, module, "rounds the size of this map up (ceil_mode)")
+            pool = partial(pools.MaxBlurPool2d, module.kernel_size, stride, blur=scan.options.blur)
+            fitting = (n for n in map(pool, _paddings(module)) if _fits(scan, module, n))
+            if (new := next(fitting, None)) is None:
+                plan.leave(scan, module, UNEVEN)
             else:
                 plan.swap(module, new)
             continue
@@ -153,13 +160,23 @@ def _sizes(scan: Scan, module: Module, stride: tuple[int, int]) -> Iterator[tupl
         yield from zip(call.input[-2:], call.output[0][-2:], stride, strict=True)
 
 
-def _rounded_up(scan: Scan, module: Module) -> bool:
-    """Whether ``ceil_mode`` gives one cell more on a map of this run."""
-    if not module.ceil_mode:
-        return False
-    floor = twin(module, ceil_mode=False)
-    return any(
-        floor(torch.empty(call.input, device="meta")).shape != call.output[0]
+def _paddings(module: Any) -> Iterator[Any]:
+    """The padding that gives a max pool's sizes: with ``ceil_mode``, first that for all maps.
+
+    One window more is ``stride - 1`` more cells behind, if it then still holds a cell of the map.
+    """
+    if module.ceil_mode and (padding := padding_of(module)) is not None:
+        kernel, stride = over_two_axes(module.kernel_size), over_two_axes(module.stride)
+        axes = list(zip(kernel, stride, padding, strict=True))
+        if all(p + s <= k for k, s, p in axes):
+            yield tuple((p, p + s - 1) for _, s, p in axes)
+    yield module.padding
+
+
+def _fits(scan: Scan, module: Module, new: Module) -> bool:
+    """Whether the maps of this run come out with the same shapes."""
+    return all(
+        new(torch.empty(call.input, device="meta")).shape == call.output[0]
         for call in scan.calls(module)
     )
 

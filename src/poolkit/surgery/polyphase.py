@@ -80,10 +80,10 @@ def polyphase(scan: Scan) -> Plan:
     for kind, module in shrinking(scan, plan):
         if padding_of(module) is None:
             plan.leave(scan, module, f"has padding {module.padding!r}")
-        elif _divides(scan, module):
-            found.append((kind, module))
+        elif reason := _not_divided(scan, module):
+            plan.leave(scan, module, reason)
         else:
-            plan.leave(scan, module, "does not give a cell for each stride of this map")
+            found.append((kind, module))
     downs = _downs(scan, [module for _, module in found])
     for kind, module in found:
         down = downs[module]
@@ -115,14 +115,17 @@ def moved_by_a_shift(model: Module, input: Input) -> float | None:
     return float(relative_l2(y[0], z[0]).max())
 
 
-def _divides(scan: Scan, module: Any) -> bool:
-    """Whether every call gives exactly one cell for each stride."""
+def _not_divided(scan: Scan, module: Any) -> str | None:
+    """Why a call does not give exactly one cell for each stride, if one does not."""
     strides = over_two_axes(module.stride)
-    return all(
-        size == out * stride
-        for call in scan.calls(module)
-        for size, out, stride in zip(call.input[-2:], call.output[0][-2:], strides, strict=True)
-    )
+    for call in scan.calls(module):
+        cells, given = call.input[-2:], call.output[0][-2:]
+        if any(size % stride for size, stride in zip(cells, strides, strict=True)):
+            sizes = f"{cells[0]} x {cells[1]}", f"{strides[0]} x {strides[1]}"
+            return f"gets a map of {sizes[0]}, which its stride of {sizes[1]} does not divide"
+        if any(s != o * stride for s, o, stride in zip(cells, given, strides, strict=True)):
+            return "drops cells of its map at the border, or adds some: give it other padding"
+    return None
 
 
 def _downs(scan: Scan, modules: list[Any]) -> dict[Module, SharedPolyphasePool2d]:

@@ -22,19 +22,21 @@ FUNCTIONS = tuple(
 
 
 def computes(function: Callable[..., Any], dtype: torch.dtype, channels_last: bool = False) -> bool:
-    """Whether a pooling functional takes ``dtype``, found out by calling it."""
+    """Whether a functional takes ``dtype``, found out by calling it."""
     name = function.__name__.lstrip("_").removesuffix("_with_indices")
     family, rank = name[:-2], int(name[-2])
-    x = torch.ones((1, 2, *(6,) * rank)).to(dtype)
+    x = torch.ones((1, 8, *(6,) * rank)).to(dtype)  # channels for blocks of 2 x 2 x 2 as well
     if channels_last:
         x = laid_out(x, "channels_last")
     arguments: dict[str, tuple[Any, ...]] = {
         "lp_pool": (2, 2),
         "max_unpool": (torch.arange(6**rank).reshape((6,) * rank).expand(x.shape), 1),
         "fractional_max_pool": (2, 3),
+        "fractional_avg_pool": (2, 3),
+        "polyphase_unpool": (torch.zeros(1, dtype=torch.int64),),
     }
     try:
-        function(x, *arguments.get(family, (2,)))
+        function(x, *arguments.get(family, () if family.startswith("global") else (2,)))
     except (RuntimeError, TypeError):  # NotImplementedError is a RuntimeError
         return False
     return True
