@@ -206,6 +206,34 @@ def what_cannot_be_split_is_replicated(mesh):
     assert_same(F.max_pool2d(summands, 2), F.max_pool2d(x + x, 2), "partial")
 
 
+def there_and_back(duplicates):
+    def pool(t):
+        values, indices = F.max_pool2d(t, 3, 2, return_indices=True)  # several share a cell
+        return F.max_unpool2d(values, indices, 3, 2, duplicates=duplicates)
+
+    return pool
+
+
+@check(2)
+def what_reads_whole_planes_shares_the_rest(mesh):
+    pools = (
+        there_and_back("last"),
+        there_and_back("sum"),
+        lambda t: F.max_pool2d(t, 3, 2, 1, padding_mode="reflect", return_indices=True),
+        lambda t: F.avg_pool2d(t, 3, 1, "same", padding_mode="replicate"),
+    )
+    for layout in (torch.contiguous_format, torch.channels_last):
+        x = images(3, 5, 13, 11).to(memory_format=layout)
+        for number, pool in enumerate(pools):
+            for placement in (Shard(0), Shard(1), Replicate()):
+                shared = distribute_tensor(x, mesh, [placement])
+                with CommDebugMode() as communication:
+                    pool(shared)
+                assert communication.get_total_counts() == 0, (number, placement)
+                assert compare(pool, x, mesh, [placement], str(number)) == (placement,)
+            assert compare(pool, x, mesh, [Shard(2)], str(number)) == (Replicate(),)
+
+
 @check(2)
 def compiled(mesh):
     torch._dynamo.config.suppress_errors = False

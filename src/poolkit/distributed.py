@@ -10,8 +10,9 @@ their derivatives do with a `DTensor` depends on its placements:
   others just the cells that its windows lack, or backward the gradients of the outputs that hold
   its cells. The result is sharded as the input is.
 - The same with adaptive windows, a single output along the axis (global pooling), sums of large
-  windows, or a blur: the axis is replicated first, which is what DTensor does where it has no
-  better way, and the result is replicated along it.
+  windows, a blur, unpooling, or reflected, replicated or circular padding: the axis is replicated
+  first, which is what DTensor does where it has no better way, and the result is replicated along
+  it.
 - ``Partial`` and everything else: the same.
 
 Spatial sharding gives the bits of one process, forward and backward: values, indices, ties, NaN and
@@ -22,8 +23,7 @@ and ``count_include_pad=False``, if the sharded axis alone is padded: these are 
 above. With the batch or the channels sharded maxima have the bits of one process too, and gradients
 of averages differ from it by rounding where a process has few planes.
 
-Reflected, replicated and circular padding, but for those of blurs, fractional pooling, polyphase
-sampling, unpooling and forward-mode derivatives are not for DTensors.
+Fractional pooling, polyphase sampling and forward-mode derivatives are not for DTensors.
 
 The rules are registered when a first DTensor is pooled, or when this module is imported.
 """

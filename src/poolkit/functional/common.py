@@ -267,6 +267,17 @@ def widened(x: Tensor) -> Tensor:
 # ---- padding with cells of the input -------------------------------------------------------------
 
 
+def _beside(x: Tensor, index: Tensor) -> Tensor:
+    """``index`` as a DTensor that all processes have if ``x`` is one: torch mixes no kinds."""
+    module = sys.modules.get("torch.distributed.tensor")
+    if module is None or not isinstance(x, module.DTensor):
+        return index
+    mesh = x.device_mesh
+    everywhere = [module.Replicate()] * mesh.ndim
+    shared: Tensor = module.DTensor.from_local(index, mesh, everywhere, run_check=False)
+    return shared
+
+
 class Padded:
     """``x`` with cells of its own around it, and the way back from indices into it."""
 
@@ -278,7 +289,7 @@ class Padded:
         for i, axis in enumerate(window.axes):
             check_reach(where, mode, axis.size, axis.before, axis.after)
             position = torch.arange(-axis.before, axis.size + axis.after, device=x.device)
-            source = geometry.sources(mode, axis.size, position)
+            source = _beside(x, geometry.sources(mode, axis.size, position))
             if axis.before or axis.after:
                 x = x.index_select(x.dim() - rank + i, source)
             self.sources.append(source)

@@ -39,7 +39,7 @@ class Form(NamedTuple):
     result: str
     sums: bool = False
     whole: bool = False
-    """Whether its spatial axes are never split: those whose padding repeats cells, for one."""
+    """Whether its spatial axes are never split: padding repeats cells, or indices name any cell."""
 
 
 FORMS = {
@@ -55,6 +55,10 @@ FORMS = {
     "blur_pool": Form((CELLS,), OUTPUTS, whole=True),
     "blur_pool_backward": Form((OUTPUTS,), CELLS, whole=True),
     "max_blur_pool": Form((CELLS,), OUTPUTS, whole=True),
+    "put": Form((OUTPUTS, OUTPUTS), CELLS, whole=True),
+    "put_backward": Form((CELLS, OUTPUTS), OUTPUTS, whole=True),
+    "add_at": Form((OUTPUTS, OUTPUTS), CELLS, whole=True),
+    "take": Form((CELLS, OUTPUTS), OUTPUTS, whole=True),
 }
 
 
