@@ -33,17 +33,22 @@ native = torch.ops.poolkit
 @pytest.mark.parametrize("processes", CHECKS)
 def test_in_every_process(processes, tmp_path):
     """All checks of a group of processes, started once."""
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-P", RANKS, str(rank), str(processes), str(tmp_path)],
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-        for rank in range(processes)
-    ]
-    ended = [process.communicate(timeout=240)[1] for process in started]
-    assert [process.returncode for process in started] == [0] * processes, "\n".join(ended)
+    # What they say goes to files: one that waits for a reader holds up the others.
+    said = [tmp_path / f"said-{rank}" for rank in range(processes)]
+    started = []
+    for rank, path in enumerate(said):
+        command = [sys.executable, "-P", RANKS, str(rank), str(processes), str(tmp_path)]
+        with path.open("w") as file:
+            environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+            started.append(subprocess.Popen(command, stderr=file, env=environment))
+    try:
+        codes = [process.wait(timeout=240) for process in started]
+    except subprocess.TimeoutExpired:
+        codes = [process.poll() for process in started]
+        for process in started:
+            process.kill()
+            process.wait()
+    assert codes == [0] * processes, "\n".join(path.read_text() for path in said)
     names = [check.__name__ for check in CHECKS[processes]]
     for rank in range(processes):
         found = json.loads((tmp_path / f"{processes}-{rank}.json").read_text())
