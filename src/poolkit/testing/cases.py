@@ -231,7 +231,8 @@ def _max_blur_pool(rank: int) -> Callable[..., Tensor]:
         padding_mode: str,
     ) -> Tensor:  # fmt: skip
         layout = suggest_memory_format(x)
-        planes = poolkit.ops.keep_strides(x).double().contiguous()
+        # With strides of their own: a single channel passes for channels-last, see deviations.py.
+        planes = poolkit.ops.keep_strides(x).double().clone(memory_format=torch.contiguous_format)
         largest = getattr(TF, f"max_pool{rank}d")(planes, kernel_size, 1, padding)
         y = _blur_pool(rank)(largest, blur, stride, padding_mode)
         return y.to(x.dtype).contiguous(memory_format=layout)
