@@ -405,6 +405,8 @@ torch takes, `best peer / poolkit` how many times longer the fastest peer of tha
 {targets}
 ## Where a peer is faster
 
+What was tried on these kernels, and what came of it, is in the log of [kernels.md](kernels.md#log).
+
 {slower}
 ## Whole models
 
