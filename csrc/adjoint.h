@@ -138,8 +138,7 @@ class Adjoint {
 
   // Gradients and offsets of a row of outputs, and the first tap by which it holds the cells.
   struct Row {
-    const V* g;
-    const void* offsets;
+    const void *g, *taps;
     int64_t tap;
   };
   struct Scratch {
@@ -148,9 +147,9 @@ class Adjoint {
     Holders columns;
   };
   // Outputs in memory: (d, h, i) is at (d * slice + h * row + i * cell) - origin.
-  template <class L>
+  template <class L, class C>
   struct Held {
-    const V* g;
+    const C* g;
     const L* taps;
     int64_t origin, slice, row, cell;
   };
@@ -175,10 +174,29 @@ class Adjoint {
     if (divisors_) divisors_->divide_cells(line, d, h, o.w0, o.w1, o.width, o.width);
   }
 
+  // Whether values are added by vectors of two parts.
+  template <class L, class C>
+  static constexpr bool kPairs = kBytes && std::is_same_v<L, O> && std::is_same_v<C, BFloat16>;
+
+  // Adds a vector of gradients: of maxima those whose tap is `tap`.
+  template <class L, class C, int P>
+  [[gnu::always_inline]] static void add(const C* g, const L* taps, int64_t tap, Vec<V> (&sum)[P]) {
+    if constexpr (P == 2) {
+      Vec<V> parts[2];
+      load_parts_where<V>(g, taps, L(tap), parts);
+      sum[0] += parts[0], sum[1] += parts[1];
+    } else if constexpr (kChosen) {
+      add_where<V>(sum[0], taps, L(tap), load_as<V>(g));
+    } else {
+      sum[0] += load_as<V>(g);
+    }
+  }
+
   // The sums of one row of cells, `width` values wide.
-  template <int U, class L>
-  void add_row(const Held<L>& held, int64_t d, int64_t h, int64_t w0, int64_t w1, int64_t width,
-               Scratch& s, V* to, int64_t pitch) const {
+  template <int U, class L, class C, class D>
+  void add_row(const Held<L, C>& held, int64_t d, int64_t h, int64_t w0, int64_t w1, int64_t width,
+               Scratch& s, D* to, int64_t pitch) const {
+    constexpr int P = kPairs<L, C> ? 2 : 1;
     s.columns.find(w_.w, w0, w1);
     s.rows.clear();
     for_output_rows(w_, d, h, [&](int64_t, int64_t od, int64_t oh, int64_t tap) {
@@ -189,20 +207,23 @@ class Adjoint {
       const Holder *const begin = s.columns.begin(c), *const end = s.columns.end(c);
       for (int64_t k = 0; k < width; k += U * N) {
         k = std::min(k, width - U * N);  // the last step overlaps the one before
-        Vec<V> sum[U] = {};
+        Vec<V> sum[U / P][P] = {};
         for (const Row& row : s.rows)
           for (auto* holder = begin; holder != end; ++holder) {
             const int64_t at = holder->output * held.cell + k;
-            if constexpr (kChosen) {
-              add_where<U, V, L>(sum, static_cast<const L*>(row.offsets) + at,
-                                 L(row.tap + holder->tap), row.g + at);
-            } else {
-              POOLKIT_UNROLL
-              for (int u = 0; u < U; ++u) sum[u] += load(row.g + at + u * N);
-            }
+            const C* const g = static_cast<const C*>(row.g) + at;
+            const L* const taps = lane(static_cast<const L*>(row.taps), at);
+            POOLKIT_UNROLL
+            for (int u = 0; u < U / P; ++u)
+              add<L>(g + u * P * N, lane(taps, u * P * N), row.tap + holder->tap, sum[u]);
           }
         POOLKIT_UNROLL
-        for (int u = 0; u < U; ++u) store(to + k + u * N, sum[u]);
+        for (int u = 0; u < U / P; ++u) {
+          if constexpr (P == 2)
+            store_parts<V>(to + k + u * P * N, sum[u]);
+          else
+            store_as<D, V>(to + k + u * N, sum[u][0]);
+        }
       }
     }
   }
@@ -229,12 +250,12 @@ class Adjoint {
       }
     for (int64_t d = o.d0; d < o.d1; ++d)
       for (int64_t h = o.h0; h < o.h1; ++h) divide(o, d, h, staged + o.at(d, h));
-    const Held<NoOffset> held{
+    const Held<NoOffset, V> held{
         staged, nullptr, o.w0 * kWidth - o.at(0, 0), o.at(1, 0) - o.at(0, 0), o.line(), kWidth};
     const int64_t line = b.columns() * kWidth;
     V* const sums = s.sums.reserve(b.rows() * line);
     for (int64_t h = b.h0; h < b.h1; ++h)
-      add_row<U, NoOffset>(held, b.d0, h, b.w0, b.w1, kWidth, s, sums + (h - b.h0) * line, kWidth);
+      add_row<U>(held, b.d0, h, b.w0, b.w1, kWidth, s, sums + (h - b.h0) * line, kWidth);
     const bool rows_join = b.columns() == w_.w.size;
     for (int64_t h = b.h0; h < b.h1; h = rows_join ? b.h1 : h + 1)
       for (int64_t u = 0; u < U && u * N < b.planes; ++u) {
@@ -255,10 +276,10 @@ class Adjoint {
   // Channels [first, first + n), at least one vector of them.
   template <class L>
   void by_channels(const Block& b, int64_t first, int64_t n, Scratch& s) const {
-    // Bytes are compared where they are, and gradients of the type of sums are read there.
-    constexpr bool kDirect = std::is_same_v<T, V> && std::is_same_v<L, O> && kChosen;
+    // Bytes are compared where they are, and gradients are read there.
+    constexpr bool kDirect = std::is_same_v<L, O> && kChosen;
     const int64_t plane = b.plane * w_.outputs() * run_ + first;
-    Held<L> held;
+    Held<L, std::conditional_t<kDirect, T, V>> held;
     if constexpr (kDirect) {
       held = {g_ + plane, offsets_ + plane, 0, w_.h.out * w_.w.out * run_, w_.w.out * run_, run_};
     } else {
@@ -290,17 +311,7 @@ class Adjoint {
     const auto go = [&]<int U>() {
       for (int64_t h = b.h0; h < b.h1; ++h) {
         T* const row = out + ((b.d0 * w_.h.size + h) * w_.w.size + b.w0) * run_;
-        if constexpr (std::is_same_v<T, V>) {
-          add_row<U, L>(held, b.d0, h, b.w0, b.w1, n, s, row, run_);
-        } else {
-          V* const sums = s.sums.reserve(b.columns() * n);
-          add_row<U, L>(held, b.d0, h, b.w0, b.w1, n, s, sums, n);
-          for (int64_t i = 0; i < b.columns(); ++i)
-            for (int64_t c = 0; c < n; c += N) {
-              c = std::min(c, n - N);
-              write<T, V>(row + c + i * run_, load(sums + i * n + c));
-            }
-        }
+        add_row<U>(held, b.d0, h, b.w0, b.w1, n, s, row, run_);
       }
     };
     if (n >= 4 * N)

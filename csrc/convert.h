@@ -62,6 +62,26 @@ template <class V>
   parts[0] = Vec<V>(pairs << 16), parts[1] = Vec<V>(pairs & 0xffff0000u);
 }
 
+#if defined(__AVX2__)
+// The same of values whose tap is the wanted one, and 0 for the others.
+template <class V>
+[[gnu::always_inline]] inline void load_parts_where(const BFloat16* p, const uint8_t* taps,
+                                                    uint8_t wanted, Vec<V> (&parts)[2]) {
+#if defined(__AVX512BW__)
+  const auto some = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(taps));
+  const auto mask = _mm256_cmpeq_epi8_mask(some, _mm256_set1_epi8(char(wanted)));
+  const auto pairs = Vec<uint32_t>(_mm512_maskz_loadu_epi16(mask, p));
+#else
+  const auto some = _mm_loadu_si128(reinterpret_cast<const __m128i*>(taps));
+  const auto mask = _mm256_cvtepi8_epi16(_mm_cmpeq_epi8(some, _mm_set1_epi8(char(wanted))));
+  Vec<uint32_t> pairs;
+  std::memcpy(&pairs, p, sizeof(pairs));
+  pairs &= Vec<uint32_t>(mask);
+#endif
+  parts[0] = Vec<V>(pairs << 16), parts[1] = Vec<V>(pairs & 0xffff0000u);
+}
+#endif
+
 template <class T>
 void widen_values(const T* __restrict from, Wide<T>* __restrict to, int64_t n) {
   int64_t i = 0;
@@ -106,6 +126,18 @@ template <class T, class V>
     }
     std::memcpy(p, &some, sizeof(some));
   }
+}
+
+// The way back of load_parts, for sums of bfloat16. (A NaN among these has none of the bits that
+// are rounded away, so rounding keeps it one.)
+template <class V>
+[[gnu::always_inline]] inline void store_parts(BFloat16* p, const Vec<V> (&parts)[2]) {
+  const auto rounded = [](const Vec<V>& v) __attribute__((always_inline)) {
+    const auto bits = Vec<uint32_t>(v);
+    return bits + 0x7fff + ((bits >> 16) & 1);
+  };
+  const Vec<uint32_t> pairs = (rounded(parts[0]) >> 16) | (rounded(parts[1]) & 0xffff0000u);
+  std::memcpy(p, &pairs, sizeof(pairs));
 }
 
 }  // namespace poolkit

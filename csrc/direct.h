@@ -75,7 +75,8 @@ class DirectPool {
       if (j == inner_begin_) j = inner_end_;
       for (int64_t t = 0; j < vectors_ && t < a.kernel; ++t)
         for (int64_t k = 0; k < N; ++k) {
-          const int64_t cell = a.start(j * N + k) + t * a.dilation;
+          const int64_t at = a.stride == 2 ? lane_of<V>(int(k)) : k;
+          const int64_t cell = a.start(j * N + at) + t * a.dilation;
           *mask++ = Mask(0 <= cell && cell < a.size ? -1 : 0);
         }
     }
@@ -225,8 +226,8 @@ class DirectPool {
         add(t, get(t * dilation, t == 0));
       } else {
         const Vec<V> low = get(t, t == 0), high = get(t + N, t == 0);
-        add(t, every_second<V>(low, high, 0));
-        if (t + 1 < taps) add(t + 1, every_second<V>(low, high, 1));
+        add(t, split<V>(low, high, 0));
+        if (t + 1 < taps) add(t + 1, split<V>(low, high, 1));
       }
     };
     if constexpr (K > 0) {
@@ -234,6 +235,10 @@ class DirectPool {
       for (int t = 0; t < K; t += S) step(t);
     } else {
       for (int64_t t = 0; t < taps; t += S) step(t);
+    }
+    if constexpr (S == 2) {
+      best.v = in_order<V>(best.v);
+      if constexpr (R::kOffsets) best.at = in_order<L>(best.at);
     }
     return best;
   }

@@ -94,15 +94,37 @@ void fill_shared_pairs(const T* g, T* out, const Window& w, int64_t planes, Wide
                                       Vec<V>& odd) { even = odd = share(v); });
 }
 
+// The channels of one cell, at least a vector of them: those of its output, divided.
+template <class T>
+void fill_cell(const T* from, T* to, int64_t run, const Share<Wide<T>>& share) {
+  using V = Wide<T>;
+  constexpr int64_t N = kLanes<V>;
+  int64_t k = 0;
+  for (; k + 2 * N <= run; k += 2 * N) {
+    if constexpr (std::is_same_v<T, BFloat16>) {
+      Vec<V> parts[2];
+      load_parts<V>(from + k, parts);
+      parts[0] = share(parts[0]), parts[1] = share(parts[1]);
+      store_parts<V>(to + k, parts);
+    } else {
+      const Vec<V> low = share(load_as<V>(from + k)), high = share(load_as<V>(from + k + N));
+      store_as<T, V>(to + k, low), store_as<T, V>(to + k + N, high);
+    }
+  }
+  for (; k < run; k += N) {
+    k = std::min(k, run - N);  // the last vector overlaps the one before
+    store_as<T, V>(to + k, share(load_as<V>(from + k)));
+  }
+}
+
 constexpr int64_t kCopied = 16 << 10;  // bytes
 
 // Channels-last: `run` channels, at least a vector of them.
 template <class T>
 void fill_channels(const T* g, T* out, const Window& w, int64_t planes, int64_t run,
                    Wide<T> divisor) {
-  using V = Wide<T>;
-  constexpr int N = kLanes<V>;
-  const Share<V> share(divisor);
+  constexpr int64_t kFewCells = 4;  // to divide again takes less time than to copy
+  const Share<Wide<T>> share(divisor);
   const int64_t width = w.w.size, wide = w.w.kernel;
   // Of long windows several cells are copied at a time.
   const int64_t most = std::clamp<int64_t>(kCopied / (run * int64_t(sizeof(T))), 1, wide / 4 + 1);
@@ -114,11 +136,12 @@ void fill_channels(const T* g, T* out, const Window& w, int64_t planes, int64_t 
       const T* const from = g + row * w.w.out * run;
       for (int64_t c = cell % width, end = std::min(width, c + stop - cell); c < end;) {
         const int64_t output = c / wide, next = std::min(end, (output + 1) * wide);
-        for (int64_t k = 0; k < run; k += N) {
-          k = std::min(k, run - N);  // the last vector overlaps the one before
-          Special<V> unused{};
-          write<T, V>(line.get() + k, share(read<V>(from + output * run + k, unused)));
+        if (wide <= kFewCells) {
+          for (; c < next; ++c, ++cell)
+            fill_cell(from + output * run, out + cell * run, run, share);
+          continue;
         }
+        fill_cell(from + output * run, line.get(), run, share);
         const int64_t copies = std::min(most, next - c);
         for (int64_t i = 1; i < copies; ++i) std::copy_n(line.get(), run, line.get() + i * run);
         for (int64_t n; c < next; c += n, cell += n) {

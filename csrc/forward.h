@@ -335,15 +335,20 @@ class RunPool {
   // Cells are added up from where they are, and the result is written where it belongs.
   void add(const Block& b, int64_t first, int64_t n) {
     using R = typename F::Plain;
-    const auto go = [&]<int U>() {
-      LanePool<R, Rule::kPlain, U> pool(w_, n, result_.divisors);
+    const auto go = [&]<int U, bool Pairs>() {
+      LanePool<R, Rule::kPlain, U, Pairs> pool(w_, n, result_.divisors);
       NoOffset* const none = nullptr;
       pool(cells(b, first), b, result_.y + start(b) + first, line(), run_, none, 0, 0);
     };
-    if (n >= 4 * kLanes<typename R::Value>)
-      go.template operator()<4>();
+    constexpr int64_t N = kLanes<typename R::Value>;
+    if constexpr (std::is_same_v<T, BFloat16>) {
+      if (n % (4 * N) == 0) return go.template operator()<4, true>();
+      if (n % (2 * N) == 0) return go.template operator()<2, true>();
+    }
+    if (n >= 4 * N)
+      go.template operator()<4, false>();
     else
-      go.template operator()<1>();
+      go.template operator()<1, false>();
   }
 
   template <class R, bool Exact>

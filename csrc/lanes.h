@@ -190,45 +190,87 @@ struct Quotient {
   }
 };
 
+// Vectors of sums that are read and stored together: twice as many bfloat16 come as those with even
+// and those with odd numbers (convert.h), and stay in that order until they are stored.
+template <bool Pairs>
+constexpr int kParts = Pairs ? 2 : 1;
+
+template <class R, bool Sub, int P, class C>
+[[gnu::always_inline]] inline void get_summands(const C* p, Vec<typename R::Value> (&parts)[P]) {
+  using V = typename R::Value;
+  if constexpr (is_half<C>)
+    load_parts<V>(p, parts);
+  else
+    POOLKIT_UNROLL
+  for (int k = 0; k < P; ++k) parts[k] = load_as<V>(p + k * kLanes<V>);
+  POOLKIT_UNROLL
+  for (int k = 0; k < P; ++k) parts[k] = summand<std::conditional_t<Sub, Sum<V>, R>>(parts[k]);
+}
+
+template <class R, bool Sub, int P, class C>
+[[gnu::always_inline]] inline void add_summands(const C* p, Vec<typename R::Value> (&sum)[P]) {
+  Vec<typename R::Value> parts[P];
+  get_summands<R, Sub>(p, parts);
+  POOLKIT_UNROLL
+  for (int k = 0; k < P; ++k) sum[k] += parts[k];
+}
+
+template <int P, class V, class D, class F>
+[[gnu::always_inline]] inline void put_sums(Vec<V> (&sum)[P], D* to, const F& finish) {
+  POOLKIT_UNROLL
+  for (int k = 0; k < P; ++k) sum[k] = finish(sum[k]);
+  if constexpr (P == 2 && is_half<D>)
+    store_parts<V>(to, sum);
+  else
+    POOLKIT_UNROLL
+  for (int k = 0; k < P; ++k) store_as<D, V>(to + k * kLanes<V>, sum[k]);
+}
+
 // The same for sums: rows are added up along themselves, then down the slice, then the slices, as
 // rows.h does, so that a sum does not depend on the scheme. It begins with 0: -0 becomes +0. Cells
 // of type C and sums stored as D are converted on the way. Sub: the cells are sums already. Square:
 // there are K rows too, of one slice.
-template <class R, bool Sub, int U, int K, bool Square, class C, class D, class F>
+template <class R, bool Sub, bool Pairs, int U, int K, bool Square, class C, class D, class F>
 [[gnu::always_inline]] inline void sum_window(const CellRow<R, C>* rows, int64_t count,
                                               const Column& c, int64_t first, int64_t step, D* to,
                                               const F& finish) {
   using V = typename R::Value;
-  constexpr int N = kLanes<V>;
+  constexpr int N = kLanes<V>, P = kParts<Pairs>;
+  using Parts = Vec<V>[P];
   const int64_t taps = K ? K : c.taps;
-  const auto get = [](const C* p) {
-    return summand<std::conditional_t<Sub, Sum<V>, R>>(load_as<V>(p));
-  };
+  const auto get = [](const C* p, Parts& parts) { get_summands<R, Sub, P>(p, parts); };
+  const auto add = [](const C* p, Parts& sum) { add_summands<R, Sub, P>(p, sum); };
+  const auto put = [&](Parts& sum, D* p) { put_sums<P, V>(sum, p, finish); };
+  constexpr int kGroups = U / P;
   if constexpr (Square) {
     POOLKIT_UNROLL
-    for (int u = 0; u < U; ++u) {
-      Vec<V> sum;
+    for (int u = 0; u < kGroups; ++u) {
+      Parts sum;
       POOLKIT_UNROLL
       for (int r = 0; r < K; ++r) {
-        const auto cell = [&](int64_t t) { return rows[r].cells + t * step + first + u * N; };
-        Vec<V> row = get(cell(0));
+        const auto cell = [&](int64_t t) { return rows[r].cells + t * step + first + u * P * N; };
+        Parts row;
+        get(cell(0), row);
         POOLKIT_UNROLL
-        for (int t = 1; t < K; ++t) row += get(cell(t));
-        sum = r == 0 ? row : sum + row;
+        for (int t = 1; t < K; ++t) add(cell(t), row);
+        POOLKIT_UNROLL
+        for (int k = 0; k < P; ++k) sum[k] = r == 0 ? row[k] : sum[k] + row[k];
       }
-      store_as<D, V>(to + u * N, finish(sum + Vec<V>{}));
+      POOLKIT_UNROLL
+      for (int k = 0; k < P; ++k) sum[k] += Vec<V>{};
+      put(sum, to + u * P * N);
     }
     return;
   }
-  Vec<V> total[U] = {}, slice[U] = {};
+  Parts total[kGroups] = {}, slice[kGroups] = {};
   const auto add_row = [&](int64_t r, bool opens) {
     const C* const p = rows[r].cells + first;
-    Vec<V> row[U];
+    Parts row[kGroups];
     POOLKIT_UNROLL
-    for (int u = 0; u < U; ++u) row[u] = get(p + u * N);
+    for (int u = 0; u < kGroups; ++u) get(p + u * P * N, row[u]);
     const auto add_cell = [&](int64_t t) {
       POOLKIT_UNROLL
-      for (int u = 0; u < U; ++u) row[u] += get(p + t * step + u * N);
+      for (int u = 0; u < kGroups; ++u) add(p + t * step + u * P * N, row[u]);
     };
     if constexpr (K > 0) {
       POOLKIT_UNROLL
@@ -237,40 +279,56 @@ template <class R, bool Sub, int U, int K, bool Square, class C, class D, class 
       for (int64_t t = 1; t < taps; ++t) add_cell(t);
     }
     POOLKIT_UNROLL
-    for (int u = 0; u < U; ++u) {
-      if (opens) total[u] += slice[u];
-      slice[u] = opens ? row[u] : slice[u] + row[u];
+    for (int u = 0; u < kGroups; ++u) {
+      POOLKIT_UNROLL
+      for (int k = 0; k < P; ++k) {
+        if (opens) total[u][k] += slice[u][k];
+        slice[u][k] = opens ? row[u][k] : slice[u][k] + row[u][k];
+      }
     }
   };
   for (int64_t r = 0; r < count; ++r) add_row(r, rows[r].opens);
   POOLKIT_UNROLL
-  for (int u = 0; u < U; ++u) store_as<D, V>(to + u * N, finish(total[u] + slice[u]));
+  for (int u = 0; u < kGroups; ++u) {
+    POOLKIT_UNROLL
+    for (int k = 0; k < P; ++k) total[u][k] += slice[u][k];
+    put(total[u], to + u * P * N);
+  }
 }
 
 // The same for one row of many cells, each longer than U vectors: a few cells at a time, all of
-// each, so that memory is read as it lies. `sums` has room for a cell and a vector.
-template <class R, class C, class D, class F>
+// each, so that memory is read as it lies. `sums` has room for a cell and two vectors.
+template <class R, bool Pairs, class C, class D, class F>
 void sum_long_window(const C* cells, int64_t taps, int64_t width, int64_t step,
                      typename R::Value* sums, D* to, const F& finish) {
   using V = typename R::Value;
-  constexpr int64_t N = kLanes<V>, kCells = 8;
+  constexpr int P = kParts<Pairs>;
+  constexpr int64_t N = kLanes<V>, kStep = P * N, kCells = 8;
+  const auto saved = [&](int64_t v, Vec<V>(&sum)[P]) {
+    for (int k = 0; k < P; ++k) sum[k] = load(sums + v + k * N);
+  };
   for (int64_t t = 0; t < taps; t += kCells) {
     const C* const from = cells + t * step;
     const int64_t n = std::min(kCells, taps - t);
-    for (int64_t v = 0; v < width; v += N) {
-      const int64_t at = std::min(v, width - N);  // the last vector has cells of the one before
-      Vec<V> sum = t > 0 ? load(sums + v) : Vec<V>{};
+    for (int64_t v = 0; v < width; v += kStep) {
+      const C* const p = from + std::min(v, width - kStep);  // the last has cells of the one before
+      Vec<V> sum[P] = {};
+      if (t > 0) saved(v, sum);
       if (n == kCells) {
         POOLKIT_UNROLL
-        for (int64_t k = 0; k < kCells; ++k) sum += summand<R>(load_as<V>(from + k * step + at));
+        for (int64_t k = 0; k < kCells; ++k) add_summands<R, false>(p + k * step, sum);
       } else {
-        for (int64_t k = 0; k < n; ++k) sum += summand<R>(load_as<V>(from + k * step + at));
+        for (int64_t k = 0; k < n; ++k) add_summands<R, false>(p + k * step, sum);
       }
-      store(sums + v, sum);
+      for (int k = 0; k < P; ++k) store(sums + v + k * N, sum[k]);
     }
   }
-  for (int64_t v = 0; v < width; v += N)
-    store_as<D, V>(to + std::min(v, width - N), finish(load(sums + v) + Vec<V>{}));
+  for (int64_t v = 0; v < width; v += kStep) {
+    Vec<V> sum[P];
+    saved(v, sum);
+    for (int k = 0; k < P; ++k) sum[k] += Vec<V>{};
+    put_sums<P, V>(sum, to + std::min(v, width - kStep), finish);
+  }
 }
 
 // Cells that are `width` values wide, at least U vectors: the taps of a window are `step` values
@@ -285,8 +343,8 @@ struct Pitches {
 //
 // Not inlined, so that the loops have the registers to themselves: an address that waits in a
 // vector register waits behind all vectors that wait for memory.
-template <class R, Rule rule, bool Sub, int U, int K, bool Square, class C, class D, class O,
-          class F>
+template <class R, Rule rule, bool Sub, bool Pairs, int U, int K, bool Square, class C, class D,
+          class O, class F>
 [[gnu::noinline]] void reduce_cells(const CellRow<R, C>* rows, int64_t count,
                                     const std::vector<Column>& columns, int64_t i, int64_t end,
                                     const Pitches& pitches, D* to, O* to_taps, const F& finish,
@@ -304,7 +362,8 @@ template <class R, Rule rule, bool Sub, int U, int K, bool Square, class C, clas
       for (int64_t at = 0, ahead = (p.width - 1) % kStep + 1; at < p.width;
            at += ahead, ahead = kStep)
         if constexpr (R::kSums)
-          sum_window<R, Sub, U, K, Square>(from, count, *c, first + at, p.step, to + at, finished);
+          sum_window<R, Sub, Pairs, U, K, Square>(from, count, *c, first + at, p.step, to + at,
+                                                  finished);
         else
           reduce_window<R, rule, Sub, U, K, Square>(from, count, *c, first + at, p.step, to + at,
                                                     lane(to_taps, at), special);
@@ -321,7 +380,7 @@ template <class R, Rule rule, bool Sub, int U, int K, bool Square, class C, clas
 }
 
 // One output row. Sub: the cells bring taps of their own, or are sums.
-template <class R, Rule rule, bool Sub, int U, class C, class D, class O, class F>
+template <class R, Rule rule, bool Sub, bool Pairs, int U, class C, class D, class O, class F>
 void reduce_row(const CellRow<R, C>* rows, int64_t count, const std::vector<Column>& columns,
                 const Pitches& p, D* to, O* to_taps, const F& finish,
                 Seen<typename R::Value>& special) {
@@ -330,16 +389,16 @@ void reduce_row(const CellRow<R, C>* rows, int64_t count, const std::vector<Colu
   for (int64_t i = 0, end; i < n; i = end) {
     for (end = i + 1; end < n && taps(end) == taps(i);) ++end;
     if constexpr (R::kSums && !Sub)
-      if (count == 1 && taps(i) >= 64 && p.width > U * kLanes<typename R::Value>) {
+      if (count == 1 && taps(i) >= 32 && p.width > U * kLanes<typename R::Value>) {
         Buffer<typename R::Value> sums(p.width + U * kLanes<typename R::Value>);
         for (; i < end; ++i)
-          sum_long_window<R>(rows[0].cells + columns[size_t(i)].first, taps(i), p.width, p.step,
-                             sums.get(), to + i * p.to, finish(i));
+          sum_long_window<R, Pairs>(rows[0].cells + columns[size_t(i)].first, taps(i), p.width,
+                                    p.step, sums.get(), to + i * p.to, finish(i));
         continue;
       }
     const auto go = [&]<int K, bool Square = false>(int64_t some) {
-      reduce_cells<R, rule, Sub, U, K, Square>(rows, some, columns, i, end, p, to, to_taps, finish,
-                                               special);
+      reduce_cells<R, rule, Sub, Pairs, U, K, Square>(rows, some, columns, i, end, p, to, to_taps,
+                                                      finish, special);
     };
     if (Sub || taps(i) == 1)
       go.template operator()<1>(count);
@@ -386,7 +445,8 @@ struct View {
 };
 
 // Reduces blocks of cells that are `width` values wide, U vectors at a time. Sums are divided.
-template <class R, Rule rule, int U>
+// Pairs: of bfloat16, whose width is a multiple of U vectors.
+template <class R, Rule rule, int U, bool Pairs = false>
 class LanePool {
   using V = typename R::Value;
   using L = typename R::Lane;
@@ -439,18 +499,19 @@ class LanePool {
             if (!done_[size_t(number)]) {
               done_[size_t(number)] = 1;
               const CellRow<R, C> one{in.line(id, ih), nullptr, 0, true};
-              reduce_row<R, rule, false, U>(&one, 1, columns_, {width_, step, width_, width_},
-                                            cells, cell_taps, keep, special_);
+              reduce_row<R, rule, false, Pairs, U>(&one, 1, columns_,
+                                                   {width_, step, width_, width_}, cells, cell_taps,
+                                                   keep, special_);
             }
             reduced.push_back({cells, cell_taps, base, opens});
           }
         const auto reduce = [&](const auto& finish) {
           if (straight)
-            reduce_row<R, rule, false, U>(list.data(), int64_t(list.size()), columns_,
-                                          {width_, step, cell, taps_cell}, to, taps, finish,
-                                          special_);
+            reduce_row<R, rule, false, Pairs, U>(list.data(), int64_t(list.size()), columns_,
+                                                 {width_, step, cell, taps_cell}, to, taps, finish,
+                                                 special_);
           else
-            reduce_row<R, rule == Rule::kWatched ? Rule::kPlain : rule, true, U>(
+            reduce_row<R, rule == Rule::kWatched ? Rule::kPlain : rule, true, Pairs, U>(
                 reduced.data(), int64_t(reduced.size()), units_, {width_, 0, cell, taps_cell}, to,
                 taps, finish, special_);
         };

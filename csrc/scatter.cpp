@@ -4,8 +4,7 @@
 // outputs, starting from 0: torch's bits, for any number of threads.
 // - Windows of two columns side by side: each row of outputs fills its rows of cells (fill.h).
 // - Small windows: each cell gathers from the outputs that hold it; channels as they are
-// (adjoint.h),
-//   planes where windows have stride 1 (shifted.h).
+//   (adjoint.h), planes where windows have stride 1 (shifted.h) or are 3/2 (halved.h).
 // - All other windows: each output adds to the one cell that it names (named.h).
 // - Very few planes: for every output row that may name an input row, and for every tap along it,
 //   the gradient is kept where the offset equals that tap (backward.h has a drawing).
@@ -14,6 +13,7 @@
 #include "adjoint.h"
 #include "backward.h"
 #include "fill.h"
+#include "halved.h"
 #include "named.h"
 #include "operators.h"
 #include "rows.h"
@@ -104,6 +104,11 @@ void scatter_values(const T* g, const Offset* offsets, T* out, const Window& w, 
       return fill_chosen_pairs(g, offsets, out, w, planes);
   if constexpr (sizeof(Offset) == 1)
     if (run == 1 && shifts(w) && shifts_fast<V>(w)) return Shifted<T>(g, offsets, out, w, planes)();
+#if defined(__AVX2__)
+  if constexpr (kComparesBytes<T, Offset>)
+    if (run == 1 && halves(w) && planes * w.d.size >= torch::stable::get_num_threads())
+      return Halved<T>(g, offsets, out, w, planes * w.d.size)();
+#endif
   if constexpr (sizeof(Offset) <= 2) {
     if (run >= kLanes<V> && gathers<V, Offset>(w, run))
       return Adjoint<T, Offset>(g, offsets, out, w, planes * run, run, nullptr)();

@@ -147,33 +147,50 @@ class Watch {
 
 // ---- where offsets name a tap ----
 
-// sum[k] += taps[k] == tap ? g[k] : 0, for U vectors. (A sum that begins with 0 never becomes -0,
-// so adding 0 changes nothing.)
-template <int U, class V, class L>
-[[gnu::always_inline]] inline void add_where(Vec<V> (&sum)[U], const L* taps, L tap, const V* g) {
-  constexpr int N = kLanes<V>;
+#if defined(__AVX2__)
+// A byte for each lane. They are compared as they are, however wide lanes are.
+template <class V>
+[[gnu::always_inline]] inline __m128i load_bytes(const uint8_t* p) {
+  const auto* const from = reinterpret_cast<const __m128i*>(p);
+  return kLanes<V> == 16 ? _mm_loadu_si128(from) : _mm_loadl_epi64(from);
+}
+
+// g where a byte is the wanted one, else 0.
+template <class V>
+[[gnu::always_inline]] inline Vec<V> chosen(const __m128i& bytes, uint8_t wanted, const Vec<V>& g) {
 #if defined(__AVX512BW__)
-  // Bytes are compared as they are: the mask has a bit per lane, however wide lanes are.
+  return Vec<V>(
+      _mm512_maskz_mov_ps(_mm_cmpeq_epi8_mask(bytes, _mm_set1_epi8(char(wanted))), __m512(g)));
+#else
+  const auto equal = _mm_cmpeq_epi8(bytes, _mm_set1_epi8(char(wanted)));
+  return Vec<V>(Vec<int32_t>(g) & Vec<int32_t>(_mm256_cvtepi8_epi32(equal)));
+#endif
+}
+#endif
+
+// sum[k] += taps[k] == tap ? g[k] : 0. (A sum that begins with 0 never becomes -0, so adding 0
+// changes nothing.)
+template <class V, class L>
+[[gnu::always_inline]] inline void add_where(Vec<V>& sum, const L* taps, L tap, const Vec<V>& g) {
+#if defined(__AVX512BW__)
   if constexpr (sizeof(L) == 1 && sizeof(V) == 4) {
-    const __m128i taps_wanted = _mm_set1_epi8(char(tap));
-    POOLKIT_UNROLL
-    for (int u = 0; u < U; ++u) {
-      const auto some = _mm_loadu_si128(reinterpret_cast<const __m128i*>(taps + u * N));
-      sum[u] = Vec<V>(_mm512_mask_add_ps(__m512(sum[u]), _mm_cmpeq_epi8_mask(some, taps_wanted),
-                                         __m512(sum[u]), _mm512_loadu_ps(g + u * N)));
-    }
+    const auto mask = _mm_cmpeq_epi8_mask(load_bytes<V>(taps), _mm_set1_epi8(char(tap)));
+    sum = Vec<V>(_mm512_mask_add_ps(__m512(sum), mask, __m512(sum), __m512(g)));
+    return;
+  }
+#elif defined(__AVX2__)
+  if constexpr (sizeof(L) == 1 && sizeof(V) == 4) {
+    sum += chosen<V>(load_bytes<V>(taps), tap, g);
     return;
   }
 #endif
-  if constexpr (sizeof(L) == sizeof(V)) POOLKIT_UNROLL
-  for (int u = 0; u < U; ++u)
-    sum[u] += load(taps + u * N) == splat(tap) ? load(g + u * N) : Vec<V>{};
+  if constexpr (sizeof(L) == sizeof(V)) sum += load(taps) == splat(tap) ? g : Vec<V>{};
 }
 
 // Whether offsets of type O are compared as they are.
 template <class V, class O>
 constexpr bool kComparesBytes =
-#if defined(__AVX512BW__)
+#if defined(__AVX2__)
     sizeof(O) == 1 && sizeof(V) == 4;
 #else
     false;
@@ -183,12 +200,8 @@ constexpr bool kComparesBytes =
 template <class V, class O>
 [[gnu::always_inline]] inline Vec<V> chosen(const O* taps, O tap, const Vec<V>& g) {
   constexpr int N = kLanes<V>;
-#if defined(__AVX512BW__)
-  if constexpr (sizeof(O) == 1 && sizeof(V) == 4) {
-    const auto some = _mm_loadu_si128(reinterpret_cast<const __m128i*>(taps));
-    return Vec<V>(
-        _mm512_maskz_mov_ps(_mm_cmpeq_epi8_mask(some, _mm_set1_epi8(char(tap))), __m512(g)));
-  }
+#if defined(__AVX2__)
+  if constexpr (kComparesBytes<V, O>) return chosen<V>(load_bytes<V>(taps), tap, g);
 #endif
   using L = Unsigned<(sizeof(V) > sizeof(O) ? sizeof(V) : sizeof(O))>;
   Vec<L> wide{};

@@ -83,7 +83,8 @@ class StripPool {
       Strip strip{a.out < N ? 0 : std::min(first, a.out - N), false, {}, {}};
       for (int64_t t = 0; t < a.kernel; ++t)
         for (int64_t k = 0; k < N; ++k) {
-          const int64_t output = strip.first + k % width, cell = a.start(output) + t;
+          const int64_t at = a.stride == 2 && together_ == 1 ? lane_of<V>(int(k)) : k;
+          const int64_t output = strip.first + at % width, cell = a.start(output) + t;
           const bool real = (0 <= cell && cell < a.size) || output >= a.out;
           strip.edge |= !real;
           strip.real[t * N + k] = Mask(real ? -1 : 0);
@@ -205,6 +206,10 @@ class StripPool {
       POOLKIT_UNROLL
       for (int t = K - S; t < K; ++t) rows[t] = row(r + t);
       Part all = joined<K>(rows);
+      if constexpr (S == 2 && P == 1) {
+        all.v = in_order<V>(all.v);
+        if constexpr (R::kOffsets) all.at = in_order<L>(all.at);
+      }
       if constexpr (R::kSums)
         if (divisors)
           all.v = divisors->quotients(all.v, splat(row_divisors[oh]) * load(strip.divisors));
@@ -243,12 +248,15 @@ class StripPool {
       };
       Vec<V> low, high;
       halves(0, low, high);
-      v[0] = every_second<V>(low, high, 0), v[1] = every_second<V>(low, high, 1);
+      const auto half = [&](int odd) __attribute__((always_inline)) {
+        return P == 1 ? split<V>(low, high, odd) : every_second<V>(low, high, odd);
+      };
+      v[0] = half(0), v[1] = half(1);
       if constexpr (K == 3 && P > 1) {
         v[2] = next_lane<V>(v[0]);
       } else if constexpr (K == 3) {
         halves(2, low, high);
-        v[2] = every_second<V>(low, high, 0);
+        v[2] = half(0);
       }
     }
     if constexpr (Edge) {

@@ -302,7 +302,33 @@ def test_strips(kernel, stride, dtype):
         assert_bit_equal(offsets.long(), expected_offsets.long(), f"offsets of {w}")
         if dtype.is_floating_point:
             assert_average_close(native.avg_pool(x, w.packed), x, w)
+            g = sample(tuple(values_.shape), dtype, "normal", out)
+            back = native.scatter(g, offsets, w.packed)
+            assert_bit_equal(back, reference.scatter(g, offsets, w, False), f"gradients of {w}")
     assert taken > 15
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("kernel", "stride"), [(2, 2), (3, 1), (3, 2), (7, 7)])
+def test_many_channels(kernel, stride, dtype):
+    """Channels that fill pairs of vectors and such that do not; NaN and infinities among them."""
+    for channels in (16, 24, 32, 40, 48, 64, 72, 96, 128, 160, 200):
+        size = (7, 7) if kernel == 7 else (6, 10)
+        for values in ("normal", "special"):
+            x = sample((3, channels, *size), dtype, values, channels)
+            x = x.to(memory_format=torch.channels_last)
+            pad = 1 if kernel == 3 else 0
+            w = window.fixed("t", 2, x.shape, kernel, stride, pad, 1, False, True, False)
+            packed = window.pack(w, True)
+            assert_average_close(native.avg_pool(x, packed), x, w)
+            maxima, offsets = native.max_pool_offsets(x, packed)
+            g = sample(tuple(maxima.shape), dtype, values, channels + 1)
+            g = g.to(memory_format=torch.channels_last)
+            back = native.scatter(g, offsets, packed)
+            assert_bit_equal(back, reference.scatter(g, offsets, w, True), f"{channels} {values}")
+            spread = native.avg_pool_backward(g, packed)
+            exact = reference.avg_pool_backward(g, w, True)
+            torch.testing.assert_close(spread, exact, equal_nan=True)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8, torch.int16])
