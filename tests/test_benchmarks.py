@@ -383,7 +383,6 @@ POINTS = {
     "oneDNN": [
         ("alexnet-256x13-max-3-2",),
         ("alexnet-256x13-max-3-2", "float32", "contiguous", "backward"),
-        ("inception-768x17-avg-3-1-1", "bfloat16"),
     ],
     "ONNX Runtime": [
         ("alexnet-256x13-max-3-2",),
@@ -424,6 +423,17 @@ def test_peer(module, threads, name):
         found = module("measure").measure(small(module, *words), [peer], 0.0)
         assert (found["wrong"], found["left_out"]) == ({}, {}), words
         assert set(found["speedup"]) == {name}
+
+
+def test_onednn_takes_bfloat16_where_the_processor_has_its_instructions(module, threads):
+    peer = module("peers").PEERS["oneDNN"]
+    point = small(module, "inception-768x17-avg-3-1-1", "bfloat16")
+    found = module("measure").measure(point, [peer], 0.0)
+    assert found["wrong"] == {}
+    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        assert (found["left_out"], set(found["speedup"])) == ({}, {"oneDNN"})
+    else:
+        assert "AVX-512" in found["left_out"]["oneDNN"]
 
 
 def test_forward_only(module, threads):

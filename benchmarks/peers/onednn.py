@@ -29,6 +29,8 @@ class OneDNN(Peer):
         function = getattr(torch.nn.functional, point.case.function, None)
         if function is None:
             raise Unsupported("torch has no such function")
+        if x.dtype is torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            raise Unsupported("torch's mkldnn pooling of bfloat16 asks for AVX-512")
         return with_autograd(
             point, function, x.to_mkldnn(), lambda y: upstream.to_mkldnn(), *point.case.args
         )
