@@ -65,7 +65,10 @@ def _pool(
     rank = len(shape) - 1
     numbers = args[1:] if family == "lp" else args
     words = family.replace("_", " ")
-    label = f"{words} {'/'.join(str(n) for n in numbers[:3] if type(n) is int)}".removesuffix("/0")
+    numbers = [
+        n if isinstance(n, tuple) else (n,) * rank for n in numbers[:3] if type(n) is not bool
+    ]
+    label = f"{words} {'/'.join(_named(n) for n in numbers)}".removesuffix("/0")
     label += f" {note}" if note else ""
     parts = (network, "x".join(map(str, _folded(shape))), label)
     return Case(
@@ -75,9 +78,14 @@ def _pool(
         label=label,
         shape=shape,
         args=args,
-        taps=numbers[0] ** rank,
+        taps=math.prod(numbers[0]),
         **kwargs,
     )
+
+
+def _named(numbers: tuple[int, ...]) -> str:
+    """Of equal numbers only one: 2, 2x1."""
+    return "x".join(map(str, numbers if len(set(numbers)) > 1 else numbers[:1]))
 
 
 def _adaptive(network: str, family: str, shape: tuple[int, ...], out: int, **kwargs: Any) -> Case:
@@ -138,6 +146,8 @@ CASES: tuple[Case, ...] = (
     _pool("Antialiased", "blur", (256, 56, 56), 3, 2),
     _pool("Antialiased", "max_blur", (64, 112, 112), 2, 2),
     _pool("Lp", "lp", (64, 56, 56), 2, 3, 2, note="p2"),
+    _pool("Text", "max", (256, 8, 100), (2, 1), (2, 1)),
+    _pool("Normalization", "avg", (1, 100, 54, 54), (5, 1, 1), 1),
     _pool("Sequence", "max", (192, 65536), 8, 1, 0, 3, note="dilation 3", **_ONE),
     _pool("Sequence", "avg", (256, 32000), 5, 4, 2, **_ONE),
     _pool("Video", "max", (64, 32, 112, 112), 3, 2, 1, **_ONE),

@@ -4,13 +4,13 @@ import copy
 import functools
 import importlib
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 
 import poolkit
 
@@ -24,8 +24,6 @@ CLOSE = {"inference": (torch.float32, 1e-4), "step": (torch.float64, 1e-9)}
 differently. In training networks amplify that until float32 gradients say nothing."""
 LONGER = 10
 """A network's time as a multiple of a point's: pooling is a small part of it, so more rounds."""
-
-POOLING = tuple(getattr(torch.nn, name) for name in torch.nn.modules.pooling.__all__)
 
 Record = dict[str, Any]
 Run = Callable[[], list[Tensor]]
@@ -43,6 +41,9 @@ class Model:
     """The least speed-up of contiguous inference that is promised on two threads."""
     flat: bool = False
     """Its `forward` views features as vectors, of which channels-last tensors have no view."""
+    line: str = "accelerate"
+    """The one line that makes it faster: "patch_torch" where some pooling is a call in a function,
+    as in that for local response normalization, and no module that could be replaced."""
 
     @property
     def size(self) -> str:
@@ -50,7 +51,15 @@ class Model:
 
 
 MODELS = (
-    Model("model-alexnet", "AlexNet", "alexnet", "alexnet", target=1.2, flat=True),
+    Model(
+        "model-alexnet",
+        "AlexNet",
+        "alexnet",
+        "alexnet",
+        target=1.2,
+        flat=True,
+        line="patch_torch",
+    ),
     Model("model-vgg11", "VGG-11", "vgg", "vgg11", target=1.12, flat=True),
     Model("model-vgg16", "VGG16", "vgg", "vgg16", batch=2, flat=True),
     Model("model-resnet-18", "ResNet-18", "resnet", "resnet18", target=1.13),
@@ -88,10 +97,7 @@ def image(model: Model, batch: int | None = None) -> Tensor:
 
 
 def accelerated(net: nn.Module) -> nn.Module:
-    """A twin of ``net``, of the same weights, whose pooling `poolkit.accelerate` took.
-
-    (None of the networks pools by function: every module that pools is one of torch.nn.)
-    """
+    """A twin of ``net``, of the same weights, whose pooling `poolkit.accelerate` took."""
     shared = {id(t): t for t in (*net.parameters(), *net.buffers())}
     twin = copy.deepcopy(net, shared)
     poolkit.accelerate(twin)
@@ -144,38 +150,23 @@ def measure(model: Model, phase: str, layout: str, seconds: float) -> Record:
 
 
 def pooling_share(net: nn.Module, x: Tensor) -> float:
-    """The part of a network's inference that its pooling modules take; the median of three runs.
+    """The part of a network's inference that torch's pooling takes; the median of three runs.
 
     With stock pooling it bounds the speed-up: `1 / (1 - share)` if pooling took no time at all.
     """
-    spent, began = 0.0, 0.0
-
-    def begin(*_: object) -> None:
-        nonlocal began
-        began = time.perf_counter()
-
-    def end(*_: object) -> None:
-        nonlocal spent
-        spent += time.perf_counter() - began
-
-    handles = []
-    for module in pooling_modules(net):
-        handles += [module.register_forward_pre_hook(begin), module.register_forward_hook(end)]
     shares = []
-    try:
-        for _ in range(3):
-            spent, start = 0.0, time.perf_counter()
+    for _ in range(3):
+        with profile(activities=[ProfilerActivity.CPU]) as seen:
             inference(net, x)
-            shares.append(spent / (time.perf_counter() - start))
-    finally:
-        for handle in handles:
-            handle.remove()
+        events = seen.events()
+        pooling = sum(event.self_cpu_time_total for event in events if _pools(event))
+        shares.append(pooling / sum(event.self_cpu_time_total for event in events))
     return statistics.median(shares)
 
 
-def pooling_modules(net: nn.Module) -> list[nn.Module]:
-    """What is of one of the classes of torch.nn.modules.pooling."""
-    return [m for m in net.modules() if isinstance(m, POOLING)]
+def _pools(event: Any) -> bool:
+    """Whether a profiled call is of a pooling operator, or inside one."""
+    return "_pool" in event.name or (event.cpu_parent is not None and _pools(event.cpu_parent))
 
 
 def _runners(
@@ -187,7 +178,14 @@ def _runners(
         net, x = (t.to(memory_format=torch.channels_last) for t in (net, x))
     net.train(phase == "step")
     run = step if phase == "step" else inference
+    if model.line == "patch_torch":
+        return [functools.partial(run, net, x), functools.partial(_patched, run, net, x)]
     return [functools.partial(run, some, x) for some in (net, accelerated(net))]
+
+
+def _patched(run: Callable[[nn.Module, Tensor], list[Tensor]], *args: Any) -> list[Tensor]:
+    with poolkit.patched_torch():
+        return run(*args)
 
 
 def difference(theirs: list[Tensor], ours: list[Tensor]) -> float:

@@ -411,10 +411,13 @@ What was tried on these kernels, and what came of it, is in the log of [kernels.
 ## Whole models
 
 Networks of pytorchcv with random weights, float32: as they are, against a twin that
-`poolkit.accelerate` took. A training step is forward and backward. Results are checked to be equal
-up to rounding: outputs in float32, gradients in float64, because networks in training amplify it.
-Pooling's part of torch's time, here of contiguous inference, bounds what can be gained: a half of
-it could at most double the speed.
+`poolkit.accelerate` took. AlexNet also averages across channels, inside torch's function for local
+response normalization, where there is no module to replace: it runs under `poolkit.patch_torch`,
+and to put that on and take it off again (some 3 ms) is part of its time. A training step is forward
+and backward. Results are checked to be equal up to rounding: outputs in float32, gradients in
+float64, because networks in training amplify it. Pooling's part of torch's time, here of contiguous
+inference by torch's profiler, bounds what can be gained: a half of it could at most double the
+speed.
 
 {models}
 ## Memory of a training step

@@ -14,7 +14,7 @@
 
 #include "backward.h"
 #include "divisors.h"
-#include "lanes.h"
+#include "lane_planes.h"
 
 namespace poolkit {
 

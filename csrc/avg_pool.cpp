@@ -25,8 +25,9 @@ using Sums = Forms<T, Sum<Wide<T>>, Sum<Wide<T>>, NoOffset>;
 
 template <class T>
 void avg_planes(const T* x, T* y, const Window& w, int64_t planes, int64_t run) {
-  const Divisors<Wide<T>> divisors(w);
-  forward<Sums<T>>(x, Result<Sums<T>, T>{y, {}, &divisors}, w, planes, run);
+  const Runs runs = in_rows_of_runs(w, planes, run, kLanes<T>);
+  const Divisors<Wide<T>> divisors(runs.window);
+  forward<Sums<T>>(x, Result<Sums<T>, T>{y, {}, &divisors}, runs.window, runs.planes, runs.run);
 }
 template void avg_planes(const float*, float*, const Window&, int64_t, int64_t);  // lp_pool.cpp
 template void avg_planes(const double*, double*, const Window&, int64_t, int64_t);
@@ -269,42 +270,45 @@ void avg_backward_planes(const T* g, T* out, const Window& w, int64_t planes) {
 
 }  // namespace
 
-Tensor avg_pool_backward(const Tensor& g, const Window& w) {
-  check_extents(g, w.out, w.rank);
-  const bool runs = has_channel_run(w.channels_last, g.dim(), w.rank);
-  const Planes in = dense(g, runs, w.rank);
-  Planes out = empty_planes(g, w.in, w.rank, runs, g.scalar_type());
+Tensor avg_pool_backward(const Tensor& g, const Window& window) {
+  check_extents(g, window.out, window.rank);
+  const bool channel_runs = has_channel_run(window.channels_last, g.dim(), window.rank);
+  const Planes in = dense(g, channel_runs, window.rank);
+  Planes out = empty_planes(g, window.in, window.rank, channel_runs, g.scalar_type());
   dispatch<kFloats>(g.scalar_type(), "avg_pool_backward", [&]<class T>() {
     const auto* from = static_cast<const T*>(in.tensor.const_data_ptr());
     auto* to = static_cast<T*>(out.tensor.mutable_data_ptr());
-    if (w.is_one_row() && out.run == 1) {
+    const Runs runs = in_runs(window, out.planes, out.run, kLanes<T>);
+    const Window& w = runs.window;
+    const int64_t planes = runs.planes, run = runs.run;
+    if (w.is_one_row() && run == 1) {
       const Divisors<Wide<T>> divisors(w);
       const auto divisor = Wide<T>(divisors(0, 0, 0));
       const int64_t n = w.w.size;
-      parallel(out.planes, n, [&](int64_t p, int64_t end) {
+      parallel(planes, n, [&](int64_t p, int64_t end) {
         for (; p < end; ++p) std::fill_n(to + p * n, n, narrow<T>(widen(from[p]) / divisor));
       });
-    } else if (cuts(w) && out.run == 1 && w.w.kernel == 2) {
-      fill_shared_pairs(from, to, w, out.planes, Wide<T>(w.divisor ? w.divisor : w.taps()));
-    } else if (cuts(w) && w.taps() > 1 && out.run >= kLanes<Wide<T>>) {
-      fill_channels(from, to, w, out.planes, out.run, Wide<T>(w.divisor ? w.divisor : w.taps()));
+    } else if (cuts(w) && run == 1 && w.w.kernel == 2) {
+      fill_shared_pairs(from, to, w, planes, Wide<T>(w.divisor ? w.divisor : w.taps()));
+    } else if (cuts(w) && w.taps() > 1 && run >= kLanes<Wide<T>>) {
+      fill_channels(from, to, w, planes, run, Wide<T>(w.divisor ? w.divisor : w.taps()));
     } else if (turns(w.d) && turns(w.h) && turns(w.w) && w.taps() > 1 &&
                (common_divisor(w) || std::is_same_v<T, Wide<T>>)) {
-      avg_backward_turned(from, to, w, out.planes, out.run);
+      avg_backward_turned(from, to, w, planes, run);
     } else if (outputs_per_cell(w) <= 16 &&
-               (out.run >= kLanes<Wide<T>> || 2 * out.planes * out.run > kLanes<Wide<T>>)) {
+               (run >= kLanes<Wide<T>> || 2 * planes * run > kLanes<Wide<T>>)) {
       const Divisors<Wide<T>> divisors(w);
-      Adjoint<T, NoOffset>(from, nullptr, to, w, out.planes * out.run, out.run, &divisors)();
-    } else if (out.run == 1 && (w.d.adaptive() || w.h.adaptive() || w.w.adaptive()) &&
-               out.planes >= torch::stable::get_num_threads()) {
-      avg_backward_planes(from, to, w, out.planes);
-    } else if (out.run == 1) {
-      avg_backward_rows(from, to, w, out.planes);
+      Adjoint<T, NoOffset>(from, nullptr, to, w, planes * run, run, &divisors)();
+    } else if (run == 1 && (w.d.adaptive() || w.h.adaptive() || w.w.adaptive()) &&
+               planes >= torch::stable::get_num_threads()) {
+      avg_backward_planes(from, to, w, planes);
+    } else if (run == 1) {
+      avg_backward_rows(from, to, w, planes);
     } else {
-      avg_backward_runs(from, to, w, out.planes, out.run);
+      avg_backward_runs(from, to, w, planes, run);
     }
   });
-  return in_format(out.tensor, w.channels_last, w.rank);
+  return in_format(out.tensor, window.channels_last, window.rank);
 }
 
 }  // namespace poolkit

@@ -6,7 +6,7 @@
 #include "blur.h"
 #include "blur_adjoint.h"
 #include "blur_max.h"
-#include "lanes.h"
+#include "lane_planes.h"
 #include "operators.h"
 
 namespace poolkit {

@@ -56,10 +56,14 @@ template <class V, class T>
   parts[0] = load_as<V>(p);
 }
 template <class V>
+[[gnu::always_inline]] inline void part(const Vec<uint32_t>& pairs, Vec<V> (&parts)[2]) {
+  parts[0] = Vec<V>(pairs << 16), parts[1] = Vec<V>(pairs & 0xffff0000u);
+}
+template <class V>
 [[gnu::always_inline]] inline void load_parts(const BFloat16* p, Vec<V> (&parts)[2]) {
   Vec<uint32_t> pairs;
   std::memcpy(&pairs, p, sizeof(pairs));
-  parts[0] = Vec<V>(pairs << 16), parts[1] = Vec<V>(pairs & 0xffff0000u);
+  part<V>(pairs, parts);
 }
 
 #if defined(__AVX2__)
@@ -70,15 +74,14 @@ template <class V>
 #if defined(__AVX512BW__)
   const auto some = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(taps));
   const auto mask = _mm256_cmpeq_epi8_mask(some, _mm256_set1_epi8(char(wanted)));
-  const auto pairs = Vec<uint32_t>(_mm512_maskz_loadu_epi16(mask, p));
+  part<V>(Vec<uint32_t>(_mm512_maskz_loadu_epi16(mask, p)), parts);
 #else
   const auto some = _mm_loadu_si128(reinterpret_cast<const __m128i*>(taps));
   const auto mask = _mm256_cvtepi8_epi16(_mm_cmpeq_epi8(some, _mm_set1_epi8(char(wanted))));
   Vec<uint32_t> pairs;
   std::memcpy(&pairs, p, sizeof(pairs));
-  pairs &= Vec<uint32_t>(mask);
+  part<V>(pairs & Vec<uint32_t>(mask), parts);
 #endif
-  parts[0] = Vec<V>(pairs << 16), parts[1] = Vec<V>(pairs & 0xffff0000u);
 }
 #endif
 

@@ -123,8 +123,10 @@ Tensor lp_pool(const Tensor& x, double p, const Window& w) {
     const auto* const from = static_cast<const T*>(in.tensor.const_data_ptr());
     auto* const to = static_cast<T*>(out.tensor.mutable_data_ptr());
     if (p == 2) {
-      const Divisors<Wide<T>> roots(w, Divisors<Wide<T>>::kNorm);
-      forward<Squares<T>>(from, Result<Squares<T>, T>{to, {}, &roots}, w, in.planes, in.run);
+      const Runs inner = in_rows_of_runs(w, in.planes, in.run, kLanes<T>);
+      const Divisors<Wide<T>> roots(inner.window, Divisors<Wide<T>>::kNorm);
+      forward<Squares<T>>(from, Result<Squares<T>, T>{to, {}, &roots}, inner.window, inner.planes,
+                          inner.run);
     } else {
       norms(from, to, p, w, in.planes, in.run);
     }

@@ -135,7 +135,8 @@ Tensor scatter(const Tensor& g, const Tensor& offsets, const Window& w) {
       const auto* gp = static_cast<const T*>(in.tensor.const_data_ptr());
       const auto* op = static_cast<const Offset*>(at.tensor.const_data_ptr());
       auto* to = static_cast<T*>(out.tensor.mutable_data_ptr());
-      scatter_values(gp, op, to, w, out.planes, out.run);
+      const Runs inner = in_runs(w, out.planes, out.run, kLanes<Wide<T>>);
+      scatter_values(gp, op, to, inner.window, inner.planes, inner.run);
     });
   });
   return in_format(out.tensor, w.channels_last, w.rank);

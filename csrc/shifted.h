@@ -32,7 +32,7 @@ inline bool shifts(const Window& w) {
 template <class V>
 struct Reached {
   using L = Unsigned<sizeof(V)>;
-  static constexpr bool kBits = kComparesBytes<V, uint8_t> && kVectorBytes == 64;
+  static constexpr bool kBits = kComparesBytes<V, uint8_t> && kMasks;
   static constexpr int kSize = kBits ? 1 : kLanes<V>;
   using Entry = std::conditional_t<kBits, uint16_t, L>;
 

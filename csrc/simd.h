@@ -30,6 +30,9 @@ constexpr int kVectorBytes = 32;
 constexpr int kVectorBytes = 16;
 #endif
 
+// Whether a comparison gives a bit per lane, and not a vector.
+constexpr bool kMasks = kVectorBytes == 64;
+
 template <int Bytes>
 using Unsigned = std::conditional_t<
     Bytes == 1, uint8_t,
@@ -339,5 +342,70 @@ template <class V>
     for (int i = 0; i < n; ++i) rows[i] = Vec<V>(quads[i]);
   }
 }
+
+// ---- every second value ----
+
+// Every second value of two vectors, beginning with the first or the second.
+template <class V, int... J>
+[[gnu::always_inline]] inline Vec<V> every_second(const Vec<V>& a, const Vec<V>& b, int odd,
+                                                  std::integer_sequence<int, J...>) {
+#ifdef __clang__
+  return odd ? __builtin_shufflevector(a, b, (2 * J + 1)...)
+             : __builtin_shufflevector(a, b, (2 * J)...);
+#else
+  using M = Vec<std::make_signed_t<Unsigned<sizeof(V)>>>;
+  using E = std::make_signed_t<Unsigned<sizeof(V)>>;
+  return odd ? __builtin_shuffle(a, b, M{E(2 * J + 1)...})
+             : __builtin_shuffle(a, b, M{E(2 * J)...});
+#endif
+}
+
+template <class V>
+[[gnu::always_inline]] inline Vec<V> every_second(const Vec<V>& a, const Vec<V>& b, int odd) {
+  return every_second<V>(a, b, odd, std::make_integer_sequence<int, kLanes<V>>());
+}
+
+// The same for a reduction that does not mind which lane is which: AVX2 moves nothing between the
+// halves of a vector but whole quarters, and these only in an instruction more. So they are put in
+// order once, when all has been reduced: lane k belongs at lane_of(k).
+#if defined(__AVX2__) && !defined(__AVX512F__)
+template <class V>
+constexpr int lane_of(int k) {
+  constexpr int quarter = kLanes<V> / 4;
+  const int at[] = {0, 2, 1, 3};
+  return at[k / quarter] * quarter + k % quarter;
+}
+
+template <class V, int... J>
+[[gnu::always_inline]] inline Vec<V> split(const Vec<V>& a, const Vec<V>& b, int odd,
+                                           std::integer_sequence<int, J...>) {
+  return every_second<V>(a, b, odd, std::integer_sequence<int, lane_of<V>(J)...>());
+}
+
+template <class V>
+[[gnu::always_inline]] inline Vec<V> split(const Vec<V>& a, const Vec<V>& b, int odd) {
+  return split<V>(a, b, odd, std::make_integer_sequence<int, kLanes<V>>());
+}
+
+template <class V>
+[[gnu::always_inline]] inline Vec<V> in_order(const Vec<V>& v) {
+  return Vec<V>(_mm256_permute4x64_epi64(__m256i(v), 0xd8));
+}
+#else
+template <class V>
+constexpr int lane_of(int k) {
+  return k;
+}
+
+template <class V>
+[[gnu::always_inline]] inline Vec<V> split(const Vec<V>& a, const Vec<V>& b, int odd) {
+  return every_second<V>(a, b, odd);
+}
+
+template <class V>
+[[gnu::always_inline]] inline Vec<V> in_order(const Vec<V>& v) {
+  return v;
+}
+#endif
 
 }  // namespace poolkit

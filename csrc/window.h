@@ -197,4 +197,35 @@ struct Window {
   }
 };
 
+// Windows over `planes` blocks of cells, each cell a run of `run` values.
+struct Runs {
+  Window window;
+  int64_t planes, run;
+};
+
+// The same windows over longer runs. Innermost axes without windows of their own, such as a row
+// under windows of one column, or the planes that local response normalization averages across, are
+// so many more channels. Where these would be fewer than `least`, all stays as it is.
+inline Runs in_runs(const Window& w, int64_t planes, int64_t run, int64_t least) {
+  Runs found{w, planes, run};
+  Window inner = w;
+  for (int axis = 0; axis < 2 && inner.w.identity(); ++axis) {
+    run *= inner.w.size;
+    inner.w = inner.h, inner.h = inner.d, inner.d = Axis{};
+    if (run >= least || run == found.run) found.window = inner, found.run = run;
+  }
+  return found;
+}
+
+// And if only one axis has windows, all planes as rows of one, so that there are fewer beginnings.
+inline Runs in_rows_of_runs(const Window& w, int64_t planes, int64_t run, int64_t least) {
+  Runs found = in_runs(w, planes, run, least);
+  Axis &d = found.window.d, &h = found.window.h;
+  if (planes > 1 && found.run >= least && found.run > 1 && d.identity() && h.identity()) {
+    const int64_t rows = planes * d.size * h.size;
+    d = Axis{}, h = Axis{rows, rows}, found.planes = 1;
+  }
+  return found;
+}
+
 }  // namespace poolkit

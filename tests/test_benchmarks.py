@@ -1,5 +1,6 @@
 """The benchmark: what it selects, how it sums up, and one short run of it. No time is judged."""
 
+import contextlib
 import functools
 import gc
 import importlib
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import poolkit.functional
 from poolkit.testing.memory import highest_resident_set
@@ -496,34 +498,53 @@ def test_models_are_compared(module, threads, monkeypatch, phase, layout):
 
 
 def test_share_of_pooling(module, monkeypatch):
-    """A quarter of the time of a network that pools for 30 ms and does something else for 90."""
-    models = module("models")
-    net = torch.nn.Sequential(torch.nn.MaxPool2d(2), torch.nn.ReLU(), torch.nn.AvgPool2d(2))
-    now = 0.0
+    models, nn = module("models"), torch.nn
+    x = torch.rand(2, 8, 32, 32)
+    assert models.pooling_share(nn.Sequential(nn.MaxPool2d(2), nn.AvgPool2d(2)), x) > 0.9
+    assert models.pooling_share(nn.Sequential(nn.Conv2d(8, 8, 3), nn.ReLU()), x) == 0
+    assert 0 < models.pooling_share(nn.LocalResponseNorm(5), x) < 1  # averages across channels
 
-    def taking(seconds):
-        def forward(x):
-            nonlocal now
-            now += seconds
-            return x
+    def event(name, microseconds, parent=None):
+        return types.SimpleNamespace(name=name, self_cpu_time_total=microseconds, cpu_parent=parent)
 
-        return forward
-
-    monkeypatch.setattr(models, "time", types.SimpleNamespace(perf_counter=lambda: now))
-    for layer, seconds in zip(net, (0.01, 0.09, 0.02), strict=True):
-        monkeypatch.setattr(layer, "forward", taking(seconds))
-    assert models.pooling_share(net, torch.zeros(1, 1, 8, 8)) == pytest.approx(0.25)
-    assert not any(m._forward_hooks or m._forward_pre_hooks for m in net)
+    outer = event("aten::max_pool2d", 10)
+    inner = event("aten::max_pool2d_with_indices", 15, outer)
+    found = [outer, inner, event("aten::empty", 5, inner), event("aten::convolution", 90)]
+    seen = contextlib.nullcontext(types.SimpleNamespace(events=lambda: found))
+    monkeypatch.setattr(models, "profile", lambda **options: seen)
+    assert models.pooling_share(nn.ReLU(), x) == 0.25
 
 
-def test_networks_exist(module):
+class Called(TorchDispatchMode):
+    """The names of the operators of torch that are called."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.add(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def test_networks_and_the_lines_that_reach_their_pooling(module):
+    """Of a network that `accelerate` took, no pooling is left to torch; else the patch is due."""
     models = module("models")
     if reason := models.missing():
         pytest.skip(reason)
     for model in models.MODELS:
         with torch.device("meta"):
-            net = models.build(model)
-        assert models.pooling_modules(net)
+            net = models.build(model).eval()
+            x = torch.empty(1, 3, model.side, model.side)
+        with Called() as stock:
+            models.inference(net, x)
+        with Called() as ours:
+            models.inference(models.accelerated(net), x)
+        names = [{n for n in mode.names if "_pool" in n} for mode in (stock, ours)]
+        assert names[0]
+        assert any(n.startswith("poolkit.") for n in names[1])
+        left = {n for n in names[1] if n.startswith("aten.")}
+        assert bool(left) == (model.line == "patch_torch"), (model.name, left)
 
 
 def test_highest_resident_set(module):

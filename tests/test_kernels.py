@@ -72,9 +72,10 @@ def drawn(seed):
 def check(seed):
     """Compare every operator with the reference for one draw; return a checksum of all results."""
     case = drawn(seed)
-    if case is None:
-        return 0
-    w, x = case
+    return 0 if case is None else check_operators(*case, seed)
+
+
+def check_operators(w, x, seed):
     last = ops.strides.channels_last(x)
     packed = window.pack(w, last)
     values, offsets = native.max_pool_offsets(x, packed)
@@ -329,6 +330,34 @@ def test_many_channels(kernel, stride, dtype):
             spread = native.avg_pool_backward(g, packed)
             exact = reference.avg_pool_backward(g, w, True)
             torch.testing.assert_close(spread, exact, equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.uint8])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "permuted"])
+def test_axes_without_windows(layout, dtype):
+    """Innermost axes of one tap are so many more channels, whether these fill a register or not."""
+    rng = random.Random(f"{layout} {dtype}")
+    for width in (1, 2, 3, 7, 8, 9, 16, 31, 33, 64, 70):
+        for rank in (2, 2, 3):
+            inner = rng.randint(1, rank - 1)  # axes without windows
+            sizes = [rng.randint(3, 12) for _ in range(rank - 1)] + [width]
+            shape = (rng.randint(1, 2), rng.choice((1, 3, 5)), *sizes)
+            ones = [1] * inner
+            if rng.random() < 0.2:
+                outputs = [rng.randint(1, 4) for _ in sizes[:-inner]] + sizes[-inner:]
+                w = window.adaptive("test", rank, shape, outputs, True)
+            else:
+                kernel = [rng.randint(1, 3) for _ in sizes[:-inner]]
+                pads = [(rng.randint(0, k - 1), rng.randint(0, k - 1)) for k in kernel]
+                w = window.fixed(
+                    "test", rank, shape, kernel + ones,
+                    [rng.randint(1, 2) for _ in kernel] + ones, (*pads, *[(0, 0)] * inner),
+                    1, False, True, rng.random() < 0.5, rng.choice((None, None, 7)),
+                )  # fmt: skip
+            values = rng.choice(
+                ("normal", "relu", "special" if dtype.is_floating_point else "zeros")
+            )
+            check_operators(w, laid_out(sample(shape, dtype, values, width), layout), width)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8, torch.int16])

@@ -69,8 +69,8 @@ def geometry(point: Point) -> Geometry | None:
     given, rank = arguments(point), point.case.rank
     size, out = point.case.shape[1:], output_shape(point)[2:]
 
-    def per_axis(value: int) -> tuple[int, ...]:
-        return (value,) * rank
+    def per_axis(value: int | tuple[int, ...]) -> tuple[int, ...]:
+        return value if isinstance(value, tuple) else (value,) * rank
 
     if "output_size" in given:
         if any(n % m for n, m in zip(size, out, strict=True)):
