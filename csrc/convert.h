@@ -103,19 +103,24 @@ template <class T, class V>
   } else {
     const auto bits = Vec<uint32_t>(v);
     Some<T, V> some;
+#if defined(__F16C__) && defined(__AVX2__)
+    if constexpr (std::is_same_v<T, Half>) {
+      const auto nan = Vec<V>((bits & 0x80000000u) | 0x7fc00000u);  // the one that torch gives
+      const Vec<V> one = v != v ? nan : v;
+#if defined(__AVX512BW__)
+      some = Some<T, V>(_mm512_maskz_cvtps_ph(kAllLanes, __m512(one), _MM_FROUND_TO_NEAREST_INT));
+#else
+      some = Some<T, V>(_mm256_cvtps_ph(__m256(one), _MM_FROUND_TO_NEAREST_INT));
+#endif
+      std::memcpy(p, &some, sizeof(some));
+      return;
+    }
+#endif
     if constexpr (std::is_same_v<T, BFloat16>) {
       const Vec<uint32_t> rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
       some = __builtin_convertvector(v != v ? splat(0x7fc0u) : rounded, Some<T, V>);
     } else {
       const Vec<uint32_t> sign = bits >> 16 & 0x8000;
-#if defined(__AVX512BW__)
-      const auto half = __builtin_convertvector(
-          Some<T, V>(_mm512_maskz_cvtps_ph(kAllLanes, __m512(v), _MM_FROUND_TO_NEAREST_INT)),
-          Vec<uint32_t>);
-#elif defined(__F16C__) && defined(__AVX2__)
-      const auto half = __builtin_convertvector(
-          Some<T, V>(_mm256_cvtps_ph(__m256(v), _MM_FROUND_TO_NEAREST_INT)), Vec<uint32_t>);
-#else
       // As narrow() in values.h.
       const Vec<uint32_t> magnitude = bits & 0x7fffffff;
       const Vec<uint32_t> normal =
@@ -124,7 +129,6 @@ template <class T, class V>
           Vec<uint32_t>(Vec<float>(magnitude) + 0.5f) - std::bit_cast<uint32_t>(0.5f);
       const Vec<uint32_t> finite = magnitude < (113u << 23) ? tiny : normal;
       const Vec<uint32_t> half = (magnitude >= (143u << 23) ? splat(0x7c00u) : finite) | sign;
-#endif
       some = __builtin_convertvector(v != v ? sign | 0x7e00u : half, Some<T, V>);
     }
     std::memcpy(p, &some, sizeof(some));

@@ -53,6 +53,8 @@ class DirectPool {
   using LV = typename LaneVector<L>::type;
   using Mask = std::make_signed_t<Unsigned<sizeof(V)>>;
   static constexpr int N = kLanes<V>;
+  // As in strips.h.
+  static constexpr bool kPairs = R::kSums && std::is_same_v<T, BFloat16>;
   static constexpr bool kWatch =
       R::kOffsets && (std::is_same_v<T, V> || std::is_floating_point_v<V>);
 
@@ -75,7 +77,7 @@ class DirectPool {
       if (j == inner_begin_) j = inner_end_;
       for (int64_t t = 0; j < vectors_ && t < a.kernel; ++t)
         for (int64_t k = 0; k < N; ++k) {
-          const int64_t at = a.stride == 2 ? lane_of<V>(int(k)) : k;
+          const int64_t at = a.stride == 2 && !kPairs ? lane_of<V>(int(k)) : k;
           const int64_t cell = a.start(j * N + at) + t * a.dilation;
           *mask++ = Mask(0 <= cell && cell < a.size ? -1 : 0);
         }
@@ -224,6 +226,11 @@ class DirectPool {
     const auto step = [&](int64_t t) {
       if constexpr (S == 1) {
         add(t, get(t * dilation, t == 0));
+      } else if constexpr (kPairs) {
+        Vec<V> parts[2];
+        load_parts<V>(p + t, parts);
+        add(t, summand<R>(parts[0]));
+        if (t + 1 < taps) add(t + 1, summand<R>(parts[1]));
       } else {
         const Vec<V> low = get(t, t == 0), high = get(t + N, t == 0);
         add(t, split<V>(low, high, 0));
@@ -236,7 +243,7 @@ class DirectPool {
     } else {
       for (int64_t t = 0; t < taps; t += S) step(t);
     }
-    if constexpr (S == 2) {
+    if constexpr (S == 2 && !kPairs) {
       best.v = in_order<V>(best.v);
       if constexpr (R::kOffsets) best.at = in_order<L>(best.at);
     }

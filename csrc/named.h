@@ -89,6 +89,7 @@ class NamedCells {
   explicit NamedCells(const Window& w) : corners_(size_t(w.outputs())) {
     count_ = one_digit(w) ? 1 : w.d.identity() ? 2 : 3;
     add_axis(w, w.w, 1), add_axis(w, w.h, w.w.size), add_axis(w, w.d, w.h.size * w.w.size);
+    fill_table(w);
   }
 
   // Whether 16 bits are enough to take the numbers of taps apart.
@@ -104,6 +105,10 @@ class NamedCells {
   // `low`. False if an offset names no cell.
   template <bool Same, class Offset>
   bool find(const Offset* offsets, int64_t first, int64_t n, int64_t low, uint16_t* cells) const {
+#if defined(__AVX2__)
+    if constexpr (sizeof(Offset) == 1)
+      if (taps_ > 0 && n >= kTable) return look_up<Same>(offsets, first, n, low, cells);
+#endif
     if (count_ == 1) return find<Same, 1>(offsets, first, n, low, cells);
     if (count_ == 2) return find<Same, 2>(offsets, first, n, low, cells);
     return find<Same, 3>(offsets, first, n, low, cells);
@@ -145,6 +150,46 @@ class NamedCells {
         }
   }
 
+  // How far the taps of a window are from its first cell, if these are few and near and all are
+  // real in every window: then one instruction finds those of as many offsets.
+  static constexpr int64_t kTable = 16;
+  void fill_table(const Window& w) {
+    const auto whole = [](const Axis& a) {
+      return !a.adaptive() && a.inner_begin() == 0 && a.inner_end() == a.out;
+    };
+    const auto reach = [](const Axis& a) { return a.extent() - 1; };
+    if (w.taps() > kTable || !whole(w.d) || !whole(w.h) || !whole(w.w)) return;
+    if ((reach(w.d) * w.h.size + reach(w.h)) * w.w.size + reach(w.w) > UINT8_MAX) return;
+    for (int64_t d = 0; d < w.d.kernel; ++d)
+      for (int64_t h = 0; h < w.h.kernel; ++h)
+        for (int64_t i = 0; i < w.w.kernel; ++i) {
+          const int64_t row = d * w.d.dilation * w.h.size + h * w.h.dilation;
+          table_[taps_++] = uint8_t(row * w.w.size + i * w.w.dilation);
+        }
+  }
+
+#if defined(__AVX2__)
+  template <bool Same>
+  bool look_up(const uint8_t* offsets, int64_t at, int64_t n, int64_t low, uint16_t* cells) const {
+    const auto table = _mm_loadu_si128(reinterpret_cast<const __m128i*>(table_));
+    const auto most = _mm_set1_epi8(char(taps_ - 1));
+    const auto origin = _mm256_set1_epi16(int16_t(low));
+    const uint16_t* const corners = corners_.data() + at;
+    __m128i beyond = _mm_setzero_si128();
+    for (int64_t k = 0; k < n; k += kTable) {
+      k = std::min(k, n - kTable);  // the last overlap those before
+      const auto taps = _mm_loadu_si128(reinterpret_cast<const __m128i*>(offsets + k));
+      const auto corner = Same ? _mm256_set1_epi16(int16_t(*corners))
+                               : _mm256_loadu_si256(reinterpret_cast<const __m256i*>(corners + k));
+      const auto steps = _mm256_cvtepu8_epi16(_mm_shuffle_epi8(table, taps));
+      beyond = _mm_or_si128(beyond, _mm_subs_epu8(taps, most));
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(cells + k),
+                          _mm256_add_epi16(_mm256_sub_epi16(corner, origin), steps));
+    }
+    return _mm_testz_si128(beyond, beyond);
+  }
+#endif
+
   template <bool Same, int Digits, class Offset>
   bool find(const Offset* offsets, int64_t at, int64_t n, int64_t low, uint16_t* cells) const {
     constexpr int64_t kBlock = 32;
@@ -183,6 +228,8 @@ class NamedCells {
   int count_ = 0;
   Digit digits_[3];
   std::vector<uint16_t> corners_;  // the first cell of each output's window
+  uint8_t table_[kTable] = {};
+  int taps_ = 0;  // in the table; 0 if there is none
 };
 
 template <class T, class Offset>
@@ -300,21 +347,27 @@ class Named {
       if constexpr (kConverts) {
         V* const wide = s.g.reserve(P * n);
         for (int p = 0; p < P; ++p) widen_values(g + p * outputs + b.begin, wide + p * n, n);
-        add<P>(wide, n, at, n, to);
+        add<P>(wide, n, at, n, to, cells);
       } else {
-        add<P>(g + b.begin, outputs, at, n, to);
+        add<P>(g + b.begin, outputs, at, n, to, cells);
       }
     });
     if constexpr (kConverts)
       for (int64_t i = 0; i < P * cells; ++i) out[i] = narrow<T>(sums[i]);
   }
 
-  // n outputs of P planes, whose gradients are `pitch` apart.
+  // n outputs of P planes, whose gradients are `pitch` apart. (A function of its own has registers
+  // for all that the loop needs.)
   template <int P>
-  void add(const V* g, int64_t pitch, const uint16_t* at, int64_t n, V* to) const {
-    const int64_t cells = w_.cells();
-    for (int64_t i = 0; i < n; ++i)
-      for (int p = 0; p < P; ++p) to[at[i + p * n] + p * cells] += g[i + p * pitch];
+  [[gnu::noinline]] static void add(const V* g, int64_t pitch, const uint16_t* at, int64_t n, V* to,
+                                    int64_t cells) {
+    const V* from[P];
+    V* sums[P];
+    for (int p = 0; p < P; ++p) from[p] = g + p * pitch, sums[p] = to + p * cells;
+    for (int64_t i = 0; i < n; ++i) {
+      POOLKIT_UNROLL
+      for (int p = 0; p < P; ++p) sums[p][at[i + p * n]] += from[p][i];
+    }
   }
 
   void channels(int64_t plane, int64_t channel, int64_t n, Scratch& s) const {

@@ -69,6 +69,8 @@ class StripPool {
   using LV = typename LaneVector<L>::type;
   using Mask = std::make_signed_t<Unsigned<sizeof(V)>>;
   static constexpr int N = kLanes<V>, kMost = kMostTogether<V>;
+  // Cells that come as even and odd ones (convert.h); others are put in order when all has joined.
+  static constexpr bool kPairs = R::kSums && std::is_same_v<T, BFloat16>;
 
  public:
   StripPool(const T* x, int64_t planes, const Window& w, const Result<F, T>& result)
@@ -83,7 +85,7 @@ class StripPool {
       Strip strip{a.out < N ? 0 : std::min(first, a.out - N), false, {}, {}};
       for (int64_t t = 0; t < a.kernel; ++t)
         for (int64_t k = 0; k < N; ++k) {
-          const int64_t at = a.stride == 2 && together_ == 1 ? lane_of<V>(int(k)) : k;
+          const int64_t at = a.stride == 2 && together_ == 1 && !kPairs ? lane_of<V>(int(k)) : k;
           const int64_t output = strip.first + at % width, cell = a.start(output) + t;
           const bool real = (0 <= cell && cell < a.size) || output >= a.out;
           strip.edge |= !real;
@@ -206,7 +208,7 @@ class StripPool {
       POOLKIT_UNROLL
       for (int t = K - S; t < K; ++t) rows[t] = row(r + t);
       Part all = joined<K>(rows);
-      if constexpr (S == 2 && P == 1) {
+      if constexpr (S == 2 && P == 1 && !kPairs) {
         all.v = in_order<V>(all.v);
         if constexpr (R::kOffsets) all.at = in_order<L>(all.at);
       }
@@ -237,6 +239,14 @@ class StripPool {
     if constexpr (S == 1) {
       POOLKIT_UNROLL
       for (int t = 0; t < K; ++t) v[t] = get<P>(cells, t, special);
+    } else if constexpr (kPairs && P == 1) {
+      POOLKIT_UNROLL
+      for (int t = 0; t < K; t += 2) {
+        Vec<V> parts[2];
+        load_parts<V>(cells[0] + t, parts);
+        v[t] = summand<R>(parts[0]);
+        if (t + 1 < K) v[t + 1] = summand<R>(parts[1]);
+      }
     } else {
       // The first N cells of 2N, and the others.
       const auto halves = [&](int64_t at, Vec<V>& low,
