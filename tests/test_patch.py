@@ -379,6 +379,12 @@ def check_network(network, x):
     torch.testing.assert_close(result, stock, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("shape", [(2, 9, 20), (2, 9, 6, 7), (1, 9, 3, 4, 5)])
+def test_local_response_normalization(shape):
+    """Torch averages across channels by pooling, of windows of one cell of each."""
+    check_network(torch.nn.LocalResponseNorm(5, 0.5), sample(shape))
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_monai():
     data = pytest.importorskip("monai.data")

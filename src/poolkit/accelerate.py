@@ -85,8 +85,9 @@ def accelerate(model: Module) -> Report:
     The 20 pooling modules of ``torch.nn`` are taken: max, average, Lp, adaptive, fractional and
     unpooling. Results are torch's, up to the deviations that the documentation lists.
 
-    What is no module is left as it is: calls such as ``F.max_pool2d(x, 2)`` or ``x.mean((2, 3))``.
-    So are modules of a subclass, because their ``forward`` is their own, and what ``torch.jit`` has
+    What is no module is left as it is: ``x.mean((2, 3))``; calls such as ``F.max_pool2d(x, 2)`` and
+    the average inside local response normalization, which :func:`poolkit.patch_torch` reaches. So
+    are modules of a subclass, because their ``forward`` is their own, and what ``torch.jit`` has
     compiled; the report says so. Models wrapped by ``DataParallel`` or ``torch.compile`` and those
     traced by ``torch.fx`` are changed inside. A module that only a plain list or dict holds is not
     part of the model, for torch neither. ``torch.jit.script`` cannot compile poolkit's modules:
@@ -169,7 +170,7 @@ Found = tuple[Module, tuple[str, ...]]
 
 
 def pooling_modules(where: str, model: Module) -> list[Found]:
-    """The pooling modules of a model in their order, each once with all its names."""
+    """The modules of a model that pool, in their order, each once with all its names."""
     if not isinstance(model, Module):
         raise ArgumentError(f"{where}: model must be a torch.nn.Module, got {model!r:.80}")
     names: dict[int, list[str]] = {}
@@ -188,7 +189,7 @@ def _is_pooling(module: Module) -> bool:
     if isinstance(module, torch.jit.ScriptModule):
         original = getattr(module, "original_name", None)
         return any(original == stock.__name__ for stock in OURS)
-    return isinstance(module, tuple(OURS))
+    return isinstance(module, (*OURS, torch.nn.LocalResponseNorm))
 
 
 def why_not(module: Module) -> str | None:
@@ -196,6 +197,8 @@ def why_not(module: Module) -> str | None:
     kind = type(module)
     if isinstance(module, torch.jit.ScriptModule):
         return "was compiled by torch.jit"
+    if isinstance(module, torch.nn.LocalResponseNorm):
+        return "averages inside a function of torch, which poolkit.patch_torch reaches"
     if any(kind is getattr(nn, name) for name in nn.__all__):
         return "is poolkit's already"
     if kind not in OURS:
