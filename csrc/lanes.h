@@ -36,7 +36,10 @@ template <class R, Rule rule, bool Sub, bool Pairs, int U, int K, bool Square, c
                                     Seen<typename R::Value>& seen) {
   constexpr int64_t kStep = U * kLanes<typename R::Value>;
   const Pitches p = pitches;
-  Seen<typename R::Value> special = seen;  // in a register: nothing else may point to it
+  using Here = SeenOf<typename R::Value, C>;
+  constexpr bool kHalves = std::is_same_v<Here, SeenHalves>;
+  Here special{};  // in registers: nothing else may point to it
+  if constexpr (!kHalves) special = seen;
   const Column* c = columns.data() + i;
   const Column* const last = columns.data() + end;
   to += i * p.to, to_taps = lane(to_taps, i * p.taps);
@@ -61,7 +64,10 @@ template <class R, Rule rule, bool Sub, bool Pairs, int U, int K, bool Square, c
       all(rows, c->first);
     }
   }
-  seen = special;
+  if constexpr (kHalves)
+    seen.lanes |= special.template lanes<C>();
+  else
+    seen = special;
 }
 
 // One output row. Sub: the cells bring taps of their own, or are sums.

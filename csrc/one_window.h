@@ -75,6 +75,26 @@ struct Seen {
   bool any() const { return poolkit::any(lanes) || poolkit::any(Special<V>(sum != sum)); }
 };
 
+// The same of half types that are compared as integers: -0 has the least bits of all numbers, and
+// the magnitude of a NaN is beyond infinity. That is two instructions a cell.
+struct SeenHalves {
+  Vec<int16_t> least{}, most{};
+
+  [[gnu::always_inline]] void add(const Vec<int16_t>& bits) {
+    const Vec<int16_t> magnitude = bits & 0x7fff;
+    least = bits < least ? bits : least;
+    most = magnitude > most ? magnitude : most;
+  }
+  template <class T>
+  Special<int16_t> lanes() const {
+    return (least == int16_t(-0x8000)) | (most > kInfinity<T>);
+  }
+};
+
+// What watches cells of type C that are compared as V.
+template <class V, class C>
+using SeenOf = std::conditional_t<is_half<C> && std::is_same_v<V, int16_t>, SeenHalves, Seen<V>>;
+
 // By which rule maxima are found: the plain one; the plain one, of cells that are watched for what
 // it gets wrong; or the full one.
 enum class Rule { kPlain, kWatched, kFull };
@@ -86,7 +106,7 @@ template <class R, Rule rule, bool Sub, int U, int K, bool Square, class C, clas
 [[gnu::always_inline]] inline void reduce_window(const CellRow<R, C>* rows, int64_t count,
                                                  const Column& c, int64_t first, int64_t step,
                                                  D* to, O* to_taps,
-                                                 Seen<typename R::Value>& special) {
+                                                 SeenOf<typename R::Value, C>& special) {
   using V = typename R::Value;
   using L = typename R::Lane;
   using LV = typename LaneVector<L>::type;
@@ -102,10 +122,16 @@ template <class R, Rule rule, bool Sub, int U, int K, bool Square, class C, clas
     return tap;
   };
   const auto get = [&](const C* p) {
-    if constexpr (std::is_same_v<C, V>)
+    if constexpr (std::is_same_v<C, V>) {
       return load(p);
-    else
+    } else if constexpr (std::is_same_v<SeenOf<V, C>, SeenHalves>) {
+      Vec<V> bits;
+      std::memcpy(&bits, p, sizeof(bits));
+      special.add(bits);
+      return flip_key(bits);
+    } else {
       return read<V>(p, special.lanes);
+    }
   };
   const auto cell = [&](int64_t r, int64_t t, int u, bool opens) __attribute__((always_inline)) {
     const Vec<V> v = get(rows[r].cells + t * step + first + u * N);
