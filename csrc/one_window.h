@@ -75,22 +75,6 @@ struct Seen {
   bool any() const { return poolkit::any(lanes) || poolkit::any(Special<V>(sum != sum)); }
 };
 
-// The same of half types that are compared as integers: -0 has the least bits of all numbers, and
-// the magnitude of a NaN is beyond infinity. That is two instructions a cell.
-struct SeenHalves {
-  Vec<int16_t> least{}, most{};
-
-  [[gnu::always_inline]] void add(const Vec<int16_t>& bits) {
-    const Vec<int16_t> magnitude = bits & 0x7fff;
-    least = bits < least ? bits : least;
-    most = magnitude > most ? magnitude : most;
-  }
-  template <class T>
-  Special<int16_t> lanes() const {
-    return (least == int16_t(-0x8000)) | (most > kInfinity<T>);
-  }
-};
-
 // What watches cells of type C that are compared as V.
 template <class V, class C>
 using SeenOf = std::conditional_t<is_half<C> && std::is_same_v<V, int16_t>, SeenHalves, Seen<V>>;
@@ -125,10 +109,7 @@ template <class R, Rule rule, bool Sub, int U, int K, bool Square, class C, clas
     if constexpr (std::is_same_v<C, V>) {
       return load(p);
     } else if constexpr (std::is_same_v<SeenOf<V, C>, SeenHalves>) {
-      Vec<V> bits;
-      std::memcpy(&bits, p, sizeof(bits));
-      special.add(bits);
-      return flip_key(bits);
+      return special.read(p);
     } else {
       return read<V>(p, special.lanes);
     }

@@ -70,6 +70,7 @@ class StripPool {
   using Mask = std::make_signed_t<Unsigned<sizeof(V)>>;
   static constexpr int N = kLanes<V>, kMost = kMostTogether<V>;
   // Cells that come as even and odd ones (convert.h); others are put in order when all has joined.
+  static constexpr bool kHalves = is_half<T> && std::is_same_v<V, int16_t>;
   static constexpr bool kPairs = R::kSums && std::is_same_v<T, BFloat16>;
 
  public:
@@ -111,15 +112,19 @@ class StripPool {
   // it is written later: up to row `row` of these planes, and if that ends them, up to plane
   // `plane`. False if something special was met.
   bool operator()(const Block& b, int64_t row, int64_t plane) {
-    special_ = Watch<V>{};
+    special_ = Watched{};
     if (w_.w.kernel == 2)
       pool<2, 2>(b, row, plane);
     else
       w_.w.stride == 1 ? pool<3, 1>(b, row, plane) : pool<3, 2>(b, row, plane);
+    if constexpr (kHalves) special_.lanes() |= special_.halves.template lanes<T>();
     return R::kSums || !special_.any();
   }
 
  private:
+  struct Watched : Watch<V> {
+    std::conditional_t<kHalves, SeenHalves, NoOffset> halves;
+  };
   struct Strip {
     int64_t first;  // output
     bool edge;      // whether any of its windows holds padding along the row
@@ -186,7 +191,7 @@ class StripPool {
     const int64_t line = a.size;
     const T* first[P];
     for (int p = 0; p < P; ++p) first[p] = place.cells[p] + strip.first * S;
-    Watch<V> special = special_;
+    Watched special = special_;
     // Rows above and below the plane are read from a row of cells that never count.
     const T* const none = none_;
     const auto rows_in = uint64_t(h.size);
@@ -234,7 +239,7 @@ class StripPool {
   // A row of each of P planes, reduced along itself.
   template <int K, int S, bool Edge, int P>
   [[gnu::always_inline]] static Part along(const T* const (&cells)[P], const Mask* real,
-                                           Watch<V>& special) {
+                                           Watched& special) {
     Vec<V> v[K];
     if constexpr (S == 1) {
       POOLKIT_UNROLL
@@ -292,7 +297,7 @@ class StripPool {
 
   // The first cells of P planes, one plane after the other.
   template <int P, int Each = N / P>
-  [[gnu::always_inline]] static Vec<V> get(const T* const* cells, int64_t at, Watch<V>& special) {
+  [[gnu::always_inline]] static Vec<V> get(const T* const* cells, int64_t at, Watched& special) {
     if constexpr (P > 1) {
       const Vec<V> some = get<P / 2, Each>(cells, at, special);
       const Vec<V> others = get<P / 2, Each>(cells + P / 2, at, special);
@@ -301,6 +306,8 @@ class StripPool {
       return summand<R>(load_as<V>(cells[0] + at));
     } else if constexpr (std::is_same_v<T, V>) {
       return load(cells[0] + at);
+    } else if constexpr (kHalves) {
+      return special.halves.read(cells[0] + at);
     } else {
       return read<V>(cells[0] + at, special.lanes());
     }
@@ -368,7 +375,7 @@ class StripPool {
   std::vector<V> row_divisors_;
   int64_t reach_;  // so many values are read from the first of a row on
   bool padded_;    // whether any window holds padding
-  Watch<V> special_{};
+  Watched special_{};
   static constexpr int kNone = 2 * N + 4;
   T none_[kNone];
   Buffer<T> copies_[kMost];
