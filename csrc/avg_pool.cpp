@@ -205,14 +205,14 @@ void avg_backward_runs(const T* g, T* out, const Window& w, int64_t planes, int6
           for (const auto& [line, row_divisor] : lines)
             for (int64_t i = lowest; i < highest; ++i) {
               if (a.dilation > 1 && a.tap(i, cell) < 0) continue;
-              const auto share = V(1) / V(capped_product(row_divisor, divisors.column(i)));
+              const auto divisor = V(capped_product(row_divisor, divisors.column(i)));
               const T* from = line + i * run + c;
               if (all == 1)
-                for (int64_t k = 0; k < n; ++k) to[k] = narrow<T>(widen(from[k]) * share);
+                for (int64_t k = 0; k < n; ++k) to[k] = narrow<T>(widen(from[k]) / divisor + V(0));
               else if (found == 0)
-                for (int64_t k = 0; k < n; ++k) sum[k] = widen(from[k]) * share;
+                for (int64_t k = 0; k < n; ++k) sum[k] = widen(from[k]) / divisor + V(0);
               else
-                for (int64_t k = 0; k < n; ++k) sum[k] += widen(from[k]) * share;
+                for (int64_t k = 0; k < n; ++k) sum[k] += widen(from[k]) / divisor;
               ++found;
             }
           if (found == 0) std::fill_n(sum, n, V(0));
@@ -299,8 +299,7 @@ Tensor avg_pool_backward(const Tensor& g, const Window& window) {
                (run >= kLanes<Wide<T>> || 2 * planes * run > kLanes<Wide<T>>)) {
       const Divisors<Wide<T>> divisors(w);
       Adjoint<T, NoOffset>(from, nullptr, to, w, planes * run, run, &divisors)();
-    } else if (run == 1 && (w.d.adaptive() || w.h.adaptive() || w.w.adaptive()) &&
-               planes >= torch::stable::get_num_threads()) {
+    } else if (run == 1 && (w.d.adaptive() || w.h.adaptive() || w.w.adaptive())) {
       avg_backward_planes(from, to, w, planes);
     } else if (run == 1) {
       avg_backward_rows(from, to, w, planes);

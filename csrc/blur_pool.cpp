@@ -2,7 +2,7 @@
 // blur_max.h. Here the scheme is chosen, for all three alike, and the work cut for the threads.
 //
 // - PlaneRows are read where they lie, if cells are runs that fill a register, or rows are long.
-// - Other planes are turned into lanes (lanes.h), as many at once as there are.
+// - Other planes are turned into lanes (lane_planes.h), as many at once as there are.
 #include "blur.h"
 #include "blur_adjoint.h"
 #include "blur_max.h"

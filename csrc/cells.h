@@ -137,18 +137,21 @@ template <class V, bool Masks = false, class T>
   }
 }
 
+// Whether values of type T are compared as keys.
+template <class V, class T>
+constexpr bool kKeys = is_half<T> && std::is_same_v<V, int16_t>;
+
 // The keys of half types, watched by all that was read: -0 has the least bits of all numbers, and
 // the magnitude of a NaN is beyond infinity. That is two instructions a cell, not five.
-struct SeenHalves {
+struct SeenKeys {
   Vec<int16_t> least{}, most{};
 
   template <class T>
   [[gnu::always_inline]] Vec<int16_t> read(const T* p) {
     Vec<int16_t> bits;
     std::memcpy(&bits, p, sizeof(bits));
-    const Vec<int16_t> magnitude = bits & 0x7fff;
-    least = bits < least ? bits : least;
-    most = magnitude > most ? magnitude : most;
+    least = lesser(bits, least);
+    most = greater<int16_t>(bits & 0x7fff, most);
     return flip_key(bits);
   }
   // Negative where a lane saw one.

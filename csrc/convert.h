@@ -49,6 +49,11 @@ template <class V, class T>
   }
 }
 
+template <class V>
+[[gnu::always_inline]] inline void widen_pairs(const Vec<uint32_t>& pairs, Vec<V> (&parts)[2]) {
+  parts[0] = Vec<V>(pairs << 16), parts[1] = Vec<V>(pairs & 0xffff0000u);
+}
+
 // The next vector of values of T; or of twice as many bfloat16 those with even and those with odd
 // numbers, which takes no shuffle.
 template <class V, class T>
@@ -56,14 +61,10 @@ template <class V, class T>
   parts[0] = load_as<V>(p);
 }
 template <class V>
-[[gnu::always_inline]] inline void part(const Vec<uint32_t>& pairs, Vec<V> (&parts)[2]) {
-  parts[0] = Vec<V>(pairs << 16), parts[1] = Vec<V>(pairs & 0xffff0000u);
-}
-template <class V>
 [[gnu::always_inline]] inline void load_parts(const BFloat16* p, Vec<V> (&parts)[2]) {
   Vec<uint32_t> pairs;
   std::memcpy(&pairs, p, sizeof(pairs));
-  part<V>(pairs, parts);
+  widen_pairs<V>(pairs, parts);
 }
 
 #if defined(__AVX2__)
@@ -74,13 +75,13 @@ template <class V>
 #if defined(__AVX512BW__)
   const auto some = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(taps));
   const auto mask = _mm256_cmpeq_epi8_mask(some, _mm256_set1_epi8(char(wanted)));
-  part<V>(Vec<uint32_t>(_mm512_maskz_loadu_epi16(mask, p)), parts);
+  widen_pairs<V>(Vec<uint32_t>(_mm512_maskz_loadu_epi16(mask, p)), parts);
 #else
   const auto some = _mm_loadu_si128(reinterpret_cast<const __m128i*>(taps));
   const auto mask = _mm256_cvtepi8_epi16(_mm_cmpeq_epi8(some, _mm_set1_epi8(char(wanted))));
   Vec<uint32_t> pairs;
   std::memcpy(&pairs, p, sizeof(pairs));
-  part<V>(pairs & Vec<uint32_t>(mask), parts);
+  widen_pairs<V>(pairs & Vec<uint32_t>(mask), parts);
 #endif
 }
 #endif
@@ -135,13 +136,12 @@ template <class T, class V>
   }
 }
 
-// The way back of load_parts, for sums of bfloat16. (A NaN among these has none of the bits that
-// are rounded away, so rounding keeps it one.)
+// The way back of load_parts.
 template <class V>
 [[gnu::always_inline]] inline void store_parts(BFloat16* p, const Vec<V> (&parts)[2]) {
   const auto rounded = [](const Vec<V>& v) __attribute__((always_inline)) {
     const auto bits = Vec<uint32_t>(v);
-    return bits + 0x7fff + ((bits >> 16) & 1);
+    return v != v ? splat(0x7fc00000u) : bits + 0x7fff + ((bits >> 16) & 1);
   };
   const Vec<uint32_t> pairs = (rounded(parts[0]) >> 16) | (rounded(parts[1]) & 0xffff0000u);
   std::memcpy(p, &pairs, sizeof(pairs));

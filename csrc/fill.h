@@ -18,7 +18,8 @@ namespace poolkit {
 inline bool cuts(const Axis& a) { return a.tiles() && a.kernel == a.stride && a.dilation == 1; }
 inline bool cuts(const Window& w) { return cuts(w.d) && cuts(w.h) && cuts(w.w); }
 
-// v / divisor. For a power of two a product is the same to the bit, and takes a tenth of the time.
+// v / divisor, and +0 for -0, as in a sum that begins with 0. For a power of two a product is the
+// same to the bit, and takes a tenth of the time.
 template <class V>
 class Share {
  public:
@@ -27,7 +28,7 @@ class Share {
         inverse_(1 / divisor),
         exact_(std::scalbn(V(1), std::ilogb(divisor)) == std::abs(divisor)) {}
   [[gnu::always_inline]] Vec<V> operator()(const Vec<V>& v) const {
-    return exact_ ? v * inverse_ : v / divisor_;
+    return (exact_ ? v * inverse_ : v / divisor_) + Vec<V>{};
   }
 
  private:

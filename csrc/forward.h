@@ -1,11 +1,13 @@
 // The forward kernel of every operator: cuts the work into blocks, and picks the scheme.
 //
-// - Cells of many channels (channels-last) fill registers as they are: lanes.h.
+// - Cells of many channels fill registers as they are: lanes.h. (Channels-last, or planes whose
+//   innermost axes have no windows of their own.)
 // - Small windows that give as many outputs as cells take a contiguous plane for one row: flat.h.
 // - The windows of networks, 2/2, 3/1 and 3/2, go down contiguous planes in strips: strips.h.
 // - Long rows of other small windows are read where they lie: direct.h.
 // - Other long rows, and large windows, are staged first: rows.h.
-// - Other small planes are turned into lanes: lanes.h. So are channels that are too few to fill a
+// - Other small planes are turned into lanes: lane_planes.h. So are channels that are too few to
+// fill a
 //   register, and all adaptive windows that do not divide the input: they lie at no fixed distance
 //   from their outputs.
 // - A window that is a long run of cells by itself, as in global pooling, is reduced by itself.
@@ -304,7 +306,7 @@ void forward_planes(const T* x, const Result<F, T>& result, const Window& w, int
   });
 }
 
-// Channels-last, at least as many channels as lanes.
+// At least as many channels as lanes.
 template <class F, class T>
 class RunPool {
  public:

@@ -36,10 +36,9 @@ template <class R, Rule rule, bool Sub, bool Pairs, int U, int K, bool Square, c
                                     Seen<typename R::Value>& seen) {
   constexpr int64_t kStep = U * kLanes<typename R::Value>;
   const Pitches p = pitches;
-  using Here = SeenOf<typename R::Value, C>;
-  constexpr bool kHalves = std::is_same_v<Here, SeenHalves>;
-  Here special{};  // in registers: nothing else may point to it
-  if constexpr (!kHalves) special = seen;
+  constexpr bool kOfKeys = kKeys<typename R::Value, C>;
+  SeenOf<typename R::Value, C> special{};  // in registers: nothing else may point to it
+  if constexpr (!kOfKeys) special = seen;
   const Column* c = columns.data() + i;
   const Column* const last = columns.data() + end;
   to += i * p.to, to_taps = lane(to_taps, i * p.taps);
@@ -64,7 +63,7 @@ template <class R, Rule rule, bool Sub, bool Pairs, int U, int K, bool Square, c
       all(rows, c->first);
     }
   }
-  if constexpr (kHalves)
+  if constexpr (kOfKeys)
     seen.lanes |= special.template lanes<C>();
   else
     seen = special;

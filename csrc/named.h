@@ -6,7 +6,8 @@
 // - the cells that it may name, and that none before it could, are cleared;
 // - the named cells are worked out, a vector of offsets at a time. A tap's number has up to three
 //   digits, one per axis, and each must be a real tap of its window: offsets come back from Python
-//   and are not trusted. A band in which one is not is done with every check;
+//   and are not trusted. (Where all taps of all windows are real, a few taps are looked up.) A band
+//   in which one is not is done with every check;
 // - the gradients are added, one by one. The cells are known by then: a processor that learns late
 //   where it will store holds back the loads that follow.
 #pragma once

@@ -77,7 +77,7 @@ struct Seen {
 
 // What watches cells of type C that are compared as V.
 template <class V, class C>
-using SeenOf = std::conditional_t<is_half<C> && std::is_same_v<V, int16_t>, SeenHalves, Seen<V>>;
+using SeenOf = std::conditional_t<kKeys<V, C>, SeenKeys, Seen<V>>;
 
 // By which rule maxima are found: the plain one; the plain one, of cells that are watched for what
 // it gets wrong; or the full one.
@@ -108,7 +108,7 @@ template <class R, Rule rule, bool Sub, int U, int K, bool Square, class C, clas
   const auto get = [&](const C* p) {
     if constexpr (std::is_same_v<C, V>) {
       return load(p);
-    } else if constexpr (std::is_same_v<SeenOf<V, C>, SeenHalves>) {
+    } else if constexpr (kKeys<V, C>) {
       return special.read(p);
     } else {
       return read<V>(p, special.lanes);

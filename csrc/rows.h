@@ -85,11 +85,6 @@ void fold(const Source<R>* s, int64_t count, int64_t n, typename R::Value* to,
 // Up to so many taps are combined in one step.
 constexpr int64_t kDirect = 7;
 
-// Large windows that overlap much take few steps in long rows, however many planes there are.
-inline bool overlaps_much(const Window& w) {
-  return w.w.kernel + w.h.kernel + w.d.kernel > 16 && w.w.stride == 1 && w.w.out > 48;
-}
-
 // Whether rows are so long that the planes need not be turned into lanes, however many there are:
 // that costs least in wide types, and staging where the phases of a row are made by shuffles.
 template <class V>

@@ -2,8 +2,9 @@
 // them: the only place that knows how wide those are.
 //
 // The compilers' vector types are used: the same source makes AVX-512, AVX2, SSE2 and NEON code.
-// Intrinsics serve where compilers miss the one instruction: maxima, roots, masks and the
-// comparison of byte offsets, here, and float16, in convert.h.
+// Intrinsics serve where compilers miss the one instruction: maxima, roots, masks, quarters in
+// order and the comparison of byte offsets, here; float16, in convert.h; a table of bytes, in
+// named.h.
 #pragma once
 
 #if defined(__AVX2__)
@@ -103,6 +104,17 @@ template <class V>
   if constexpr (std::is_same_v<V, int8_t>) return Vec<V>(_mm256_max_epi8(__m256i(a), __m256i(b)));
 #endif
   return a > b ? a : b;
+}
+
+// a < b ? a : b, for the same reason.
+[[gnu::always_inline]] inline Vec<int16_t> lesser(const Vec<int16_t>& a, const Vec<int16_t>& b) {
+#if defined(__AVX512BW__)
+  return Vec<int16_t>(_mm512_min_epi16(__m512i(a), __m512i(b)));
+#elif defined(__AVX2__)
+  return Vec<int16_t>(_mm256_min_epi16(__m256i(a), __m256i(b)));
+#else
+  return a < b ? a : b;
+#endif
 }
 
 // Whether any lane of a mask is set: its sign counts.

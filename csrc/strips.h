@@ -70,7 +70,6 @@ class StripPool {
   using Mask = std::make_signed_t<Unsigned<sizeof(V)>>;
   static constexpr int N = kLanes<V>, kMost = kMostTogether<V>;
   // Cells that come as even and odd ones (convert.h); others are put in order when all has joined.
-  static constexpr bool kHalves = is_half<T> && std::is_same_v<V, int16_t>;
   static constexpr bool kPairs = R::kSums && std::is_same_v<T, BFloat16>;
 
  public:
@@ -117,13 +116,13 @@ class StripPool {
       pool<2, 2>(b, row, plane);
     else
       w_.w.stride == 1 ? pool<3, 1>(b, row, plane) : pool<3, 2>(b, row, plane);
-    if constexpr (kHalves) special_.lanes() |= special_.halves.template lanes<T>();
+    if constexpr (kKeys<V, T>) special_.lanes() |= special_.keys.template lanes<T>();
     return R::kSums || !special_.any();
   }
 
  private:
   struct Watched : Watch<V> {
-    std::conditional_t<kHalves, SeenHalves, NoOffset> halves;
+    std::conditional_t<kKeys<V, T>, SeenKeys, NoOffset> keys;
   };
   struct Strip {
     int64_t first;  // output
@@ -306,8 +305,8 @@ class StripPool {
       return summand<R>(load_as<V>(cells[0] + at));
     } else if constexpr (std::is_same_v<T, V>) {
       return load(cells[0] + at);
-    } else if constexpr (kHalves) {
-      return special.halves.read(cells[0] + at);
+    } else if constexpr (kKeys<V, T>) {
+      return special.keys.read(cells[0] + at);
     } else {
       return read<V>(cells[0] + at, special.lanes());
     }

@@ -182,7 +182,9 @@ struct Window {
   // The taps that Python reckons with: what the type of offsets depends on.
   int64_t packed_taps() const { return taps_; }
   // Global pooling, after its axes have joined.
-  bool is_one_row() const { return w.whole() && h.whole() && d.whole(); }
+  bool is_one_row() const {
+    return w.whole() && h.whole() && d.whole() && h.size == 1 && d.size == 1;
+  }
 
  private:
   int64_t taps_ = 1;
@@ -203,13 +205,22 @@ struct Runs {
   int64_t planes, run;
 };
 
+// Large windows that overlap much take few steps in long rows (rows.h), however many planes there
+// are.
+inline bool overlaps_much(const Window& w) {
+  return w.w.kernel + w.h.kernel + w.d.kernel > 16 && w.w.stride == 1 && w.w.out > 48;
+}
+
 // The same windows over longer runs. Innermost axes without windows of their own, such as a row
 // under windows of one column, or the planes that local response normalization averages across, are
-// so many more channels. Where these would be fewer than `least`, all stays as it is.
+// so many more channels. Where these would be fewer than `least`, axes of one cell alone go.
 inline Runs in_runs(const Window& w, int64_t planes, int64_t run, int64_t least) {
   Runs found{w, planes, run};
+  if (run == 1 && overlaps_much(w)) return found;
   Window inner = w;
   for (int axis = 0; axis < 2 && inner.w.identity(); ++axis) {
+    // (One cell that is not whole keeps a plane from being one row: see _is_whole in window.py.)
+    if (inner.w.size == 1 && !inner.w.whole()) break;
     run *= inner.w.size;
     inner.w = inner.h, inner.h = inner.d, inner.d = Axis{};
     if (run >= least || run == found.run) found.window = inner, found.run = run;
@@ -221,7 +232,7 @@ inline Runs in_runs(const Window& w, int64_t planes, int64_t run, int64_t least)
 inline Runs in_rows_of_runs(const Window& w, int64_t planes, int64_t run, int64_t least) {
   Runs found = in_runs(w, planes, run, least);
   Axis &d = found.window.d, &h = found.window.h;
-  if (planes > 1 && found.run >= least && found.run > 1 && d.identity() && h.identity()) {
+  if (planes > 1 && found.run >= least && d.identity() && h.identity()) {
     const int64_t rows = planes * d.size * h.size;
     d = Axis{}, h = Axis{rows, rows}, found.planes = 1;
   }

@@ -161,6 +161,24 @@ def test_a_piece_that_is_one_window(shape, kernel, stride, dilation):
     assert_exact(shape, window, 0, window.axes[0].out, sums=True)
 
 
+@pytest.mark.parametrize(
+    ("shape", "kernel", "stride", "last"),
+    [
+        ((1, 1, 10, 3), (10, 1), 1, False),  # a piece is one column, the whole is not
+        ((1, 1, 10, 40), (10, 1), 1, False),
+        ((1, 3, 7, 6), (3, 1), (2, 1), True),  # channels of a piece do not fill a register
+        ((2, 3, 7, 20), (3, 1), (2, 1), False),
+        ((1, 1, 4, 4, 2), (4, 4, 1), 1, False),
+        ((1, 2, 6, 5, 20), (2, 3, 1), (2, 1, 1), False),
+    ],
+)
+def test_pieces_along_an_axis_without_windows(shape, kernel, stride, last):
+    rank = len(shape) - 2
+    window = fixed("f", rank, shape, kernel, stride, 0, 1, False, True)
+    for ranks in (2, 3):
+        assert_exact(shape, window, rank - 1, ranks, sums=True, last=last)
+
+
 @pytest.mark.parametrize("ranks", [1, 2, 3, 7])
 def test_shares(ranks):
     """What is needed reaches from the first to the last cell of a rank's windows, no further."""

@@ -360,6 +360,59 @@ def test_axes_without_windows(layout, dtype):
             check_operators(w, laid_out(sample(shape, dtype, values, width), layout), width)
 
 
+@pytest.mark.parametrize("shape", [(2, 3, 4, 4, 1), (2, 3, 1, 4, 4), (3, 2, 4, 1, 4)])
+def test_planes_that_are_one_window_but_for_a_dilation(shape):
+    """An axis of one cell whose dilation says nothing keeps the others from being one row."""
+    dilation = [2 if size == 1 else 1 for size in shape[2:]]
+    w = window.fixed("t", 3, shape, list(shape[2:]), 1, 0, dilation, False, True, True)
+    check_operators(w, sample(shape, torch.float32), 0)
+
+
+def test_norms_of_a_last_slab_of_one_output():
+    x = sample((1, 1, 100, 1000), torch.float32).abs()
+    w = window.fixed("t", 2, x.shape, (20, 1000), (80, 1000), 0, 1, False, True, True)
+    check_norms(w, x, False, sample((1, 1, 2, 1), torch.float32), 3.0)
+
+
+@pytest.mark.usefixtures("keep_threads")
+@pytest.mark.parametrize("planes", [1, 2, 4, 9])
+def test_gradients_of_adaptive_averages_for_any_number_of_threads(planes):
+    g = sample((1, planes, 7, 7), torch.float32)
+    packed = window.pack(window.adaptive("t", 2, (1, planes, 10, 10), (7, 7), True), False)
+    found = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        found.append(native.avg_pool_backward(g, packed))
+    assert_bit_equal(found[0], found[1])
+    assert_bit_equal(found[0], found[2])
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("shape", [(2, 3, 4, 3), (2, 3, 4, 40), (2, 40, 4, 4)])
+@pytest.mark.parametrize("kernel", [(2, 1), (2, 2), (4, 1)])
+def test_gradients_of_averages_begin_with_positive_zero(kernel, shape, dtype):
+    """A sum that begins with 0 is never -0, whichever scheme a shape takes."""
+    for last in (False, True):
+        w = window.fixed("t", 2, shape, kernel, kernel, 0, 1, False, True, True)
+        g = torch.full(w.output_shape(shape), -0.0, dtype=dtype)
+        if last:
+            g = g.to(memory_format=torch.channels_last)
+        assert not native.avg_pool_backward(g, window.pack(w, last)).signbit().any()
+
+
+@pytest.mark.parametrize("channels", [64, 72, 100])
+def test_nan_of_half_averages_is_one_in_every_scheme(channels):
+    """As torch writes it, without a sign."""
+    for dtype, bits in ((torch.bfloat16, 0x7FC0), (torch.float16, 0x7E00)):
+        x = torch.zeros(1, channels, 4, 4, dtype=dtype)
+        x[..., 0, :], x[..., 1, :] = float("inf"), -float("inf")
+        w = window.fixed("t", 2, x.shape, 2, 2, 0, 1, False, True, True)
+        for last in (False, True):
+            y = native.avg_pool(laid_out(x, "channels_last") if last else x, window.pack(w, last))
+            assert (y[..., 0, :].view(torch.int16) & 0x7FFF == bits).all()
+            assert len(y[..., 0, :].view(torch.int16).unique()) == 1
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8, torch.int16])
 @pytest.mark.parametrize("values", ["normal", "relu", "special"])
 def test_flat_planes(values, dtype):
