@@ -547,6 +547,18 @@ def test_networks_and_the_lines_that_reach_their_pooling(module):
         assert bool(left) == (model.line == "patch_torch"), (model.name, left)
 
 
+def test_slices_take_the_place_of_pooling(module):
+    """Maps of the same sizes, whatever the window: ceil mode, padding, overlap."""
+    nn, x = torch.nn, torch.rand(1, 3, 29, 30)
+    pools = [nn.MaxPool2d(3, 2, 0, 1, False, True), nn.AvgPool2d(3, 1, 1), nn.MaxPool2d(2, (1, 2))]
+    net = nn.Sequential(*pools, nn.AdaptiveAvgPool2d(1))
+    sizes = [y.shape for y in itertools.accumulate(net, lambda y, f: f(y), initial=x)]
+    sliced = module("compiled_models").slice_instead(net, x)
+    assert [y.shape for y in itertools.accumulate(sliced, lambda y, f: f(y), initial=x)] == sizes
+    assert not any(isinstance(m, nn.MaxPool2d | nn.AvgPool2d) for m in net.modules())
+    assert torch.equal(net[0](x), x[..., ::2, ::2][..., :14, :15])
+
+
 def test_highest_resident_set(module):
     before = highest_resident_set()
     size = 2**28
