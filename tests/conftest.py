@@ -1,8 +1,9 @@
-"""Fixtures: threads, whose number torch keeps for the whole process, and a browser."""
+"""Fixtures: threads, whose number torch keeps for the whole process; interrupts; a browser."""
 
 import functools
 import os
 import shutil
+import signal
 
 import pytest
 import torch
@@ -14,6 +15,14 @@ def keep_threads():
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def interruptible_children():
+    """What a shell starts in the background is deaf to Ctrl-C, and so would its children be."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="module")

@@ -95,6 +95,7 @@ def test_a_training_that_fails(example, capfd):
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds children in Linux's /proc")
+@pytest.mark.usefixtures("interruptible_children")
 def test_interrupting(tmp_path):
     """Ctrl-C reaches every process of a terminal: none shows a traceback or stays behind."""
     command = [sys.executable, SCRIPT, "--epochs", "1000", "--plot", "curves.png"]
@@ -108,7 +109,11 @@ def test_interrupting(tmp_path):
             time.sleep(0.05)
         status = Path(f"/proc/{training[0]}/status").read_text(encoding="utf-8")
         os.killpg(process.pid, signal.SIGINT)
-        printed, errors = process.communicate(timeout=120)
+        try:
+            printed, errors = process.communicate(timeout=120)
+        finally:
+            if process.poll() is None:  # else the test would wait for all of its trainings
+                os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 130
     assert printed.strip() == "stopped after 0 of 4 trainings; nothing was saved"
     assert errors == ""

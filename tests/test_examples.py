@@ -105,6 +105,7 @@ runpy.run_path({TRAIN!r})
     )
 
 
+@pytest.mark.usefixtures("interruptible_children")
 def test_interrupting(tmp_path):
     """What was reached is said, nothing is written, and no traceback shows."""
     command = [sys.executable, "-P", TRAIN, "--epochs", "1000", "--plot", "curve.png"]

@@ -358,6 +358,7 @@ def test_command_refuses(command):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT to send")
+@pytest.mark.usefixtures("interruptible_children")
 def test_command_is_interrupted():
     pytest.importorskip("rich", reason="the command line needs the extra tools")
     run = subprocess.Popen(
