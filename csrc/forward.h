@@ -7,9 +7,8 @@
 // - Long rows of other small windows are read where they lie: direct.h.
 // - Other long rows, and large windows, are staged first: rows.h.
 // - Other small planes are turned into lanes: lane_planes.h. So are channels that are too few to
-// fill a
-//   register, and all adaptive windows that do not divide the input: they lie at no fixed distance
-//   from their outputs.
+//   fill a register, and all adaptive windows that do not divide the input: they lie at no fixed
+//   distance from their outputs.
 // - A window that is a long run of cells by itself, as in global pooling, is reduced by itself.
 //
 // A block is done by the plain rule, and where its input turns out to need it again by the full

@@ -234,16 +234,20 @@ class Own(nn.MaxPool2d):
     """A user's module."""
 
 
+class OwnNorm(nn.LocalResponseNorm):
+    """A user's, which need not average as torch's does."""
+
+
 def test_what_is_left_is_named_with_the_reason():
     model = nn.Sequential(
         Own(2), nn.MaxPool2d(2), nn.LPPool2d(2, 2), nn.AvgPool2d(1), poolkit.nn.MaxPool2d(2),
-        nn.LocalResponseNorm(5),
+        nn.LocalResponseNorm(5), OwnNorm(5),
     )  # fmt: skip
     model[1].forward = lambda x: x[..., ::2, ::2]
     model[2].dilation = 3
     model[3].register_buffer("padding_mode", torch.ones(1))
     kinds = [type(module) for module in model]
-    with pytest.warns(UserWarning, match=r"no stock pooling module \(6 left as they are, because"):
+    with pytest.warns(UserWarning, match=r"no stock pooling module \(7 left as they are, because"):
         report = poolkit.accelerate(model)
     assert len(report) == 0
     assert [(item.names, item.reason) for item in report.left] == [
@@ -253,6 +257,7 @@ def test_what_is_left_is_named_with_the_reason():
         (("3",), "has an attribute 'padding_mode' that poolkit's class would read"),
         (("4",), "is poolkit's already"),
         (("5",), "averages inside a function of torch, which poolkit.patch_torch reaches"),
+        (("6",), "is a subclass"),
     ]
     assert "test_accelerate.Own" in str(report).splitlines()[3]
     assert [type(module) for module in model] == kinds

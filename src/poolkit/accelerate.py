@@ -197,7 +197,7 @@ def why_not(module: Module) -> str | None:
     kind = type(module)
     if isinstance(module, torch.jit.ScriptModule):
         return "was compiled by torch.jit"
-    if isinstance(module, torch.nn.LocalResponseNorm):
+    if kind is torch.nn.LocalResponseNorm:
         return "averages inside a function of torch, which poolkit.patch_torch reaches"
     if any(kind is getattr(nn, name) for name in nn.__all__):
         return "is poolkit's already"
