@@ -43,7 +43,7 @@ from .peers import OPTIONS, chosen
 from .summary import groups, targets
 from .timing import keep_memory
 
-SCHEMA = 3
+SCHEMA = 4
 OUT = Path("build/bench")
 
 T = TypeVar("T", Case, models.Model, memory.Case)

@@ -39,6 +39,9 @@ class Case:
     batches: tuple[int, ...] = (1, 8)
     taps: int = field(default=1, repr=False)
     """Cells of the largest window."""
+    kernel: tuple[int, ...] = field(default=(), repr=False)
+    """Extents of a fixed window; empty where windows are adaptive."""
+    stride: tuple[int, ...] = field(default=(), repr=False)
     slow: bool = False
     """Stock pooling takes seconds: left out of most of the default run."""
 
@@ -79,6 +82,8 @@ def _pool(
         shape=shape,
         args=args,
         taps=math.prod(numbers[0]),
+        kernel=numbers[0],
+        stride=numbers[1],
         **kwargs,
     )
 
@@ -132,7 +137,9 @@ CASES: tuple[Case, ...] = (
     _pool("SPP", "max", (512, 20, 20), 5, 1, 2),
     _pool("SPP", "max", (512, 20, 20), 9, 1, 4),
     _pool("SPP", "max", (512, 20, 20), 13, 1, 6),
+    _pool("Morphology", "max", (8, 1000, 1000), 5, 1, 2, slow=True, **_ONE),
     _pool("Morphology", "max", (8, 1000, 1000), 9, 1, 4, slow=True, **_ONE),
+    _pool("Morphology", "avg", (8, 1000, 1000), 5, 1, 2, slow=True, **_ONE),
     _pool("Morphology", "avg", (8, 1000, 1000), 9, 1, 4, slow=True, **_ONE),
     _pool("Morphology", "max", (8, 1000, 1000), 31, 1, 15, slow=True, **_ONE),
     _pool("Morphology", "avg", (8, 1000, 1000), 31, 1, 15, slow=True, **_ONE),
@@ -215,6 +222,11 @@ def in_default_run(point: Point) -> bool:
     return point.phase == "inference" and (point.dtype == "float32" or point.threads == "all")
 
 
+def offset_bytes(family: str, taps: int) -> int:
+    """What must be kept of an output, so that backward finds its cell among so many."""
+    return 0 if family != "max" else 1 if taps <= 256 else 2
+
+
 def traffic(point: Point, x: Tensor, y: Tensor) -> tuple[int, int]:
     """Bytes that the phase cannot do without: (read, written).
 
@@ -222,7 +234,7 @@ def traffic(point: Point, x: Tensor, y: Tensor) -> tuple[int, int]:
     a byte, or two above 256 taps. Backward reads the output's gradient and the offsets, and writes
     the input's gradient; that of a p-norm needs the input and the output too.
     """
-    offsets = y.numel() * (1 if point.case.taps <= 256 else 2) if point.case.family == "max" else 0
+    offsets = y.numel() * offset_bytes(point.case.family, point.case.taps)
     if point.phase == "inference":
         return x.nbytes, y.nbytes
     if point.phase == "training":

@@ -11,6 +11,7 @@ import torch
 from poolkit import cpu
 
 from . import limit
+from .caches import caches
 from .measure import ALL_THREADS, load
 
 
@@ -42,18 +43,6 @@ def processor() -> str:
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
-
-
-def caches() -> str:
-    """Data caches of the first core, as in `L1 32K, L2 1024K, L3 32768K`."""
-    found = {}
-    for folder in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
-        kind, level, size = (
-            "".join(_lines(str(folder / name))) for name in ("type", "level", "size")
-        )
-        if kind != "Instruction":
-            found[level] = size
-    return ", ".join(f"L{level} {size}" for level, size in sorted(found.items()))
 
 
 def memory() -> int | None:

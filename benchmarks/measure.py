@@ -14,6 +14,7 @@ from poolkit.testing import HALVES, assert_bit_equal, laid_out, sample
 from poolkit.testing.memory import saved_bytes
 
 from . import limit
+from .caches import largest_cache
 from .cases import DTYPES, Case, Point, steps, traffic
 from .peers import POOLKIT, Peer
 from .timing import Spread, in_turns
@@ -82,6 +83,7 @@ def measure(point: Point, peers: Sequence[Peer], seconds: float) -> Record:
         "output_elements": outputs,
         "read_bytes": read,
         "written_bytes": written,
+        "beyond_cache": read + written > largest_cache(),
         "saved_bytes": saved,
         "left_out": left_out,
         "wrong": wrong,
@@ -100,8 +102,13 @@ def describe(case: Case) -> Record:
         "case": case.name,
         "network": case.network,
         "function": case.function,
+        "family": case.family,
         "label": case.label,
         "rank": case.rank,
+        "taps": case.taps,
+        "kernel": list(case.kernel),
+        "stride": list(case.stride),
+        "width": case.shape[-1],
     }
 
 

@@ -9,8 +9,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from .bounds import BOUNDS, SMALL
 from .cases import LAYOUTS, PHASES
-from .summary import NOISE, SMALL, Group, Record, Target, groups, slower, targets, title
+from .summary import NOISE, Group, Record, Target, groups, slower, targets, title
 from .timing import MOST_SAMPLES
 
 LAYOUT_NAMES = {"contiguous": "contiguous", "channels_last": "channels-last"}
@@ -233,6 +234,24 @@ def _memory_cells(count: dict[str, int]) -> tuple[str, str, str]:
     return size_in_bytes(count["torch"]), size_in_bytes(count["poolkit"]), ratio
 
 
+MISSED_HEAD = ["target", "case", "layout", "threads", "poolkit / limit"]
+
+
+def missed_rows(records: Sequence[Record]) -> Rows:
+    """The points that miss a target of the time over the limit, the worst first in each."""
+    return [
+        [
+            bound.text,
+            f"{r['network']} {title(r)}",
+            LAYOUT_NAMES[r["layout"]],
+            str(r["thread_count"]),
+            spread(r["over_limit"]),
+        ]
+        for bound in BOUNDS
+        for _, r in bound.missed(records)
+    ]
+
+
 SLOWER_HEAD = ["case", "dtype", "layout", "phase", "threads", "peer", "peer / poolkit"]
 
 
@@ -319,6 +338,7 @@ def show(results: Results, console: Console) -> None:
     _table(console, "Memory of a training step", MEMORY_HEAD, memory_rows(results["memory"]))
     _table(console, "Cost of a call", OVERHEAD_HEAD, overhead_rows(overhead))
     _table(console, "Where a peer is faster", SLOWER_HEAD, slower_rows(records))
+    _table(console, "Where a target is missed", MISSED_HEAD, missed_rows(records))
     _table(console, "Summary; geometric means", *summary_table(groups(records), results["peers"]))
     _table(console, "Targets", TARGET_HEAD, target_rows(_targets(results)))
     for line in remarks(records):
@@ -408,6 +428,11 @@ torch takes, `best peer / poolkit` how many times longer the fastest peer of tha
 What was tried on these kernels, and what came of it, is in the log of [kernels.md](kernels.md#log).
 
 {slower}
+## Where a target is missed
+
+float32, above {small:,} elements. The rest of the targets are single numbers, above.
+
+{missed}
 ## Whole models
 
 Networks of pytorchcv with random weights, float32: as they are, against a twin that
@@ -449,6 +474,7 @@ def markdown(results: Results) -> str:
     lost, whole, peaks = (
         slower_rows(records), model_rows(results["models"]), memory_rows(results["memory"])
     )  # fmt: skip
+    missed = missed_rows(records)
     notes = "".join(f"- {line}\n" for line in remarks(records))
     tables = [
         f"### {heading}\n\n{markdown_table(CASE_HEAD, rows)}"
@@ -466,6 +492,7 @@ def markdown(results: Results) -> str:
         slower=markdown_table(SLOWER_HEAD, lost)
         if lost
         else f"Nowhere beyond {NOISE:.0%} noise.\n",
+        missed=markdown_table(MISSED_HEAD, missed) if missed else "Nowhere.\n",
         models=markdown_table(MODEL_HEAD, whole) if whole else "Not measured in this run.\n",
         memory=markdown_table(MEMORY_HEAD, peaks) if peaks else "Not measured in this run.\n",
         overhead=markdown_table(OVERHEAD_HEAD, overhead_rows(overhead)),

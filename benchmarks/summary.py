@@ -6,14 +6,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .cases import DTYPES, LAYOUTS, PHASES, THREADS
+from .bounds import BOUNDS, SMALL, Bound, Record
+from .cases import DTYPES, LAYOUTS, PHASES, THREADS, offset_bytes
 from .models import MODELS, Model
 
-Record = dict[str, Any]
 NOISE = 0.05
 """A peer that is less faster than this may owe it to chance."""
-SMALL = 4096
-"""Up to so many elements the cost of a call counts, not the kernel."""
 NETWORKS = ("ResNet", "VGG", "GoogLeNet")
 
 
@@ -101,8 +99,13 @@ def targets(
     return [
         _speedup(records, "8x64x224x224", "max 2/2", 8),
         _speedup(records, "8x64x112x112", "max 3/2/1", 15),
+        _mean_speedup(records, 15),
         *(_never_slower(records, dtype) for dtype in DTYPES),
         _no_faster_peer(records),
+        *(_bound(records, bound) for bound in BOUNDS),
+        *(_large_windows(records, family) for family in ("max", "avg")),
+        *(_falls(records, dtype) for dtype in DTYPES if dtype != "float32"),
+        _saved(records),
         _tiny(overhead, "inference", "a call in inference", 2),
         _tiny(overhead, "gradient", "a call that records for backward", 4),
         *(_network(networks, model, model.target) for model in MODELS if model.target),
@@ -129,6 +132,95 @@ def _speedup(records: Sequence[Record], size: str, label: str, least: float) -> 
     )
     holds = found["all"][1] >= least if "all" in found else None
     return Target(text, holds, measured or "not measured")
+
+
+def _mean_speedup(records: Sequence[Record], least: float) -> Target:
+    text = f"contiguous float32 inference, all 2-D cases: mean at least {least} x torch"
+    wanted = {"dtype": "float32", "layout": "contiguous", "phase": "inference", "rank": 2}
+    values = [
+        value
+        for r in records
+        if wanted.items() <= r.items()
+        and r["threads"] == "all"
+        and r["elements"] > SMALL
+        and (value := ratio_of(r, "speedup")) is not None
+    ]
+    if not values:
+        return Target(text, None, "not measured")
+    mean = geometric_mean(values)
+    return Target(text, mean >= least, f"{mean:.1f} x over {len(values)} points")
+
+
+def _bound(records: Sequence[Record], bound: Bound) -> Target:
+    found = bound.ratios(records)
+    if not found:
+        return Target(bound.text, None, "not measured")
+    missed, (highest, worst) = bound.missed(records), found[0]
+    mean = geometric_mean(ratio for ratio, _ in found)
+    return Target(
+        bound.text,
+        not missed,
+        f"{len(missed)} of {len(found)} points miss it; mean {mean:.2f}, highest {highest:.2f}, "
+        f"{title(worst)} {worst['layout']} on {worst['thread_count']}",
+    )
+
+
+def _large_windows(records: Sequence[Record], family: str) -> Target:
+    text = f"float32 inference, {family} 31x31 of 1000x1000: at most 1.5 x the time of 5x5"
+    wanted = {"network": "Morphology", "phase": "inference", "dtype": "float32", "threads": "all"}
+    took = {
+        (r["layout"], r["kernel"][0]): r["seconds"]["poolkit"]["median"]
+        for r in records
+        if wanted.items() <= r.items() and r["family"] == family
+    }
+    ratios = {
+        layout: took[layout, 31] / took[layout, 5]
+        for layout in LAYOUTS
+        if {(layout, 31), (layout, 5)} <= took.keys()
+    }
+    if not ratios:
+        return Target(text, None, "not measured")
+    measured = ", ".join(f"{value:.2f} x {layout}" for layout, value in ratios.items())
+    return Target(text, max(ratios.values()) <= 1.5, measured)
+
+
+def _falls(records: Sequence[Record], dtype: str) -> Target:
+    """Of every point the share of float32's time, over the share of its bytes."""
+    text = f"{dtype}: on average no more of float32's time than of its bytes, beyond {NOISE:.0%}"
+    times: dict[tuple[Any, ...], dict[str, Record]] = {}
+    for r in records:
+        if r["phase"] == "inference" and r["elements"] > SMALL:
+            key = (r["size"], r["label"], r["layout"], r["threads"])
+            times.setdefault(key, {})[r["dtype"]] = r
+    shares = []
+    for by_dtype in times.values():
+        if {"float32", dtype} <= by_dtype.keys():
+            narrow, wide = by_dtype[dtype], by_dtype["float32"]
+            time = [r["seconds"]["poolkit"]["median"] for r in (narrow, wide)]
+            size = [r["read_bytes"] + r["written_bytes"] for r in (narrow, wide)]
+            shares.append((time[0] / time[1], size[0] / size[1]))
+    if not shares:
+        return Target(text, None, "not measured")
+    time, size = (geometric_mean(values) for values in zip(*shares, strict=True))
+    return Target(
+        text,
+        time <= size * (1 + NOISE),
+        f"{time:.2f} of the time, {size:.2f} of the bytes, over {len(shares)} points",
+    )
+
+
+def _saved(records: Sequence[Record]) -> Target:
+    text = "kept for backward: a byte for each output of max (two above 256 taps), nothing of avg"
+    found = [r for r in records if r["saved_bytes"] and r["family"] in ("max", "avg")]
+    if not found:
+        return Target(text, None, "not measured")
+    more = [
+        title(r)
+        for r in found
+        if r["saved_bytes"]["poolkit"] > offset_bytes(r["family"], r["taps"]) * r["output_elements"]
+    ]
+    measured = f"{len(more)} of {len(found)} points keep more"
+    return Target(text, not more, measured + (f", first {more[0]}" if more else ""))
 
 
 def _never_slower(records: Sequence[Record], dtype: str) -> Target:

@@ -6,6 +6,7 @@
 //                            c d e f ...   tap 2
 //   stride 2             a b c d e f ...   two vectors make one of even cells, a c e ...,
 //                                          and one of odd cells, b d f ...
+//   stride 4             a b c d e f ...   four vectors make four, of every fourth cell
 // clang-format on
 //
 // Nothing is copied beforehand and nothing is thrown away but the last lanes of a row: cells come
@@ -26,19 +27,25 @@ template <class F>
 constexpr bool kHasDirect = !std::is_same_v<typename F::Offset, LargeOffset> &&
                             (std::is_same_v<typename F::V, float> || sizeof(typename F::V) <= 2);
 
+// Sums of floats: their vectors are parted twice.
+template <class F>
+constexpr bool kByFourths = F::Plain::kSums && std::is_same_v<typename F::V, float>;
+
 // Whether rows are read where they are: few taps, neighbours in vectors or pairs of vectors, and
 // rows of results long enough to pay for what every row costs. Planes of shorter ones are turned
 // into lanes, at a fixed price for each cell; only pairs, and half types that would be parted into
 // phases first, are worth it earlier.
-template <class V>
+template <class F>
 bool suits_direct(const Window& w) {
+  using V = typename F::V;
   const Axis& a = w.w;
   const auto fixed = [](const Axis& axis) {
     return !axis.adaptive() && axis.kernel <= 8 &&
            std::max(axis.before, axis.after) < axis.extent() && axis.extent() <= 2 * axis.size + 64;
   };
   if (!fixed(w.d) || !fixed(w.h) || !fixed(a) || a.kernel == 1) return false;
-  if (a.stride > 2 || (a.stride == 2 && (a.kernel > 3 || a.dilation > 1))) return false;
+  if (a.stride == 4 ? !kByFourths<F> : a.stride > 2) return false;
+  if (a.stride > 1 && (a.dilation > 1 || (a.stride == 2 && a.kernel > 3))) return false;
   const bool early = a.stride == 2 && (sizeof(V) <= 2 || a.kernel == 2);
   const int64_t vectors = (a.out + kLanes<V> - 1) / kLanes<V>;
   return a.out >= (early ? 24 : 96) && 2 * a.out >= vectors * kLanes<V>;
@@ -77,8 +84,7 @@ class DirectPool {
       if (j == inner_begin_) j = inner_end_;
       for (int64_t t = 0; j < vectors_ && t < a.kernel; ++t)
         for (int64_t k = 0; k < N; ++k) {
-          const int64_t at = a.stride == 2 && !kPairs ? lane_of<V>(int(k)) : k;
-          const int64_t cell = a.start(j * N + at) + t * a.dilation;
+          const int64_t cell = a.start(j * N + output_in(int(k))) + t * a.dilation;
           *mask++ = Mask(0 <= cell && cell < a.size ? -1 : 0);
         }
     }
@@ -89,8 +95,10 @@ class DirectPool {
     special_ = Special<V>{};
     if (w_.w.stride == 1)
       rows<1, 0>(b);
-    else
+    else if (w_.w.stride == 2)
       w_.w.kernel == 2 ? rows<2, 2>(b) : rows<2, 3>(b);
+    else if constexpr (kByFourths<F>)
+      rows<4, 0>(b);
     return R::kSums || !any(special_);
   }
 
@@ -108,6 +116,14 @@ class DirectPool {
     int64_t base;
     bool opens;
   };
+
+  // Which output of a vector is reduced in lane k.
+  int output_in(int k) const {
+    if (w_.w.stride == 2) return kPairs ? k : lane_of<V>(k);
+    if constexpr (kByFourths<F>)
+      if (w_.w.stride == 4) return lane_of_fourth<V>(k);
+    return k;
+  }
 
   // S: the stride; K: the taps along the row, or 0 if they are many.
   template <int S, int K>
@@ -182,21 +198,30 @@ class DirectPool {
     return copy + a.before;
   }
 
-  // Calls f(j, mask) for each vector of a row, f.operator()<true> for those with padding.
-  template <class Each>
+  // Vectors that go along the row together where taps are counted as they come: a turn of that loop
+  // costs more than the cells of one vector.
+  template <int S, int K>
+  static constexpr int kTogether = S == 1 && K == 0 ? 4 : 1;
+
+  // Calls f(j, mask) for each vector of a row, f.operator()<true, 1> for those with padding, and
+  // f.operator()<false, U> for U others.
+  template <int U, class Each>
   [[gnu::always_inline]] void for_vectors(const Each& f) const {
     const Mask* mask = masks_.data();
     const int64_t step = w_.w.kernel * N, begin = inner_begin_, end = inner_end_, all = vectors_;
     int64_t j = 0;
-    for (; j < begin; ++j, mask += step) f.template operator()<true>(j, mask);
-    for (; j < end; ++j) f.template operator()<false>(j, mask);
-    for (; j < all; ++j, mask += step) f.template operator()<true>(j, mask);
+    for (; j < begin; ++j, mask += step) f.template operator()<true, 1>(j, mask);
+    if constexpr (U > 1)
+      for (; j + U <= end; j += U) f.template operator()<false, U>(j, mask);
+    for (; j < end; ++j) f.template operator()<false, 1>(j, mask);
+    for (; j < all; ++j, mask += step) f.template operator()<true, 1>(j, mask);
   }
 
-  // N windows of one row, the first of which begins at p.
-  template <int S, int K, bool Edge>
-  [[gnu::always_inline]] static Part along(const T* p, const Mask* mask, int64_t count,
-                                           int64_t dilation, Special<V>& special) {
+  // U vectors of windows of one row, the first of which begins at p.
+  template <int S, int K, bool Edge, int U>
+  [[gnu::always_inline]] static void along(const T* p, const Mask* mask, int64_t count,
+                                           int64_t dilation, Special<V>& special, Part* best) {
+    static_assert(U == 1 || (S == 1 && !Edge));
     const int64_t taps = K ? K : count;
     const auto get = [&](int64_t at, bool first) {
       if constexpr (R::kSums) {
@@ -209,8 +234,7 @@ class DirectPool {
         return v;
       }
     };
-    Part best{};
-    const auto add = [&](int64_t t, Vec<V> v) {
+    const auto add = [&](int64_t t, Vec<V> v, Part& part) {
       if constexpr (Edge) {
         const Vec<Mask> real = load(mask + t * N);
         v = Vec<V>(Vec<Mask>(v) & real);
@@ -219,35 +243,47 @@ class DirectPool {
       LV tap{};
       if constexpr (R::kOffsets) tap = splat(L(t));
       if (t == 0)
-        best.v = v, best.at = tap;
+        part.v = v, part.at = tap;
       else
-        meet<R, false>(best.v, best.at, v, tap);
+        meet<R, false>(part.v, part.at, v, tap);
     };
     const auto step = [&](int64_t t) {
       if constexpr (S == 1) {
-        add(t, get(t * dilation, t == 0));
+        POOLKIT_UNROLL
+        for (int u = 0; u < U; ++u) add(t, get(t * dilation + u * N, t == 0), best[u]);
+      } else if constexpr (S == 4) {
+        Vec<V> two[2][2];
+        POOLKIT_UNROLL
+        for (int half = 0; half < 2; ++half) {
+          const Vec<V> low = get(t + half * 2 * N, t == 0), high = get(t + half * 2 * N + N, t == 0);
+          two[0][half] = split<V>(low, high, 0), two[1][half] = split<V>(low, high, 1);
+        }
+        POOLKIT_UNROLL
+        for (int k = 0; k < 4; ++k)
+          if (t + k < taps) add(t + k, split<V>(two[k % 2][0], two[k % 2][1], k / 2), *best);
       } else if constexpr (kPairs) {
         Vec<V> parts[2];
         load_parts<V>(p + t, parts);
-        add(t, summand<R>(parts[0]));
-        if (t + 1 < taps) add(t + 1, summand<R>(parts[1]));
+        add(t, summand<R>(parts[0]), *best);
+        if (t + 1 < taps) add(t + 1, summand<R>(parts[1]), *best);
       } else {
         const Vec<V> low = get(t, t == 0), high = get(t + N, t == 0);
-        add(t, split<V>(low, high, 0));
-        if (t + 1 < taps) add(t + 1, split<V>(low, high, 1));
+        add(t, split<V>(low, high, 0), *best);
+        if (t + 1 < taps) add(t + 1, split<V>(low, high, 1), *best);
       }
     };
     if constexpr (K > 0) {
       POOLKIT_UNROLL
       for (int t = 0; t < K; t += S) step(t);
     } else {
-      for (int64_t t = 0; t < taps; t += S) step(t);
+      step(0);
+      for (int64_t t = S; t < taps; t += S) step(t);
     }
     if constexpr (S == 2 && !kPairs) {
-      best.v = in_order<V>(best.v);
-      if constexpr (R::kOffsets) best.at = in_order<L>(best.at);
+      best->v = in_order<V>(best->v);
+      if constexpr (R::kOffsets) best->at = in_order<L>(best->at);
     }
-    return best;
+    if constexpr (S == 4) best->v = fourths_in_order<V>(best->v);
   }
 
   template <int S, int K>
@@ -255,10 +291,14 @@ class DirectPool {
     Special<V> special = special_;
     const T* const first = cells - w_.w.before;
     const int64_t taps = w_.w.kernel, dilation = w_.w.dilation;
-    for_vectors([&]<bool Edge>(int64_t j, const Mask* mask) {
-      const Part part = along<S, K, Edge>(first + j * N * S, mask, taps, dilation, special);
-      store(to + j * N, part.v);
-      if constexpr (R::kOffsets) store(to_taps + j * N, part.at);
+    for_vectors<kTogether<S, K>>([&]<bool Edge, int U>(int64_t j, const Mask* mask) {
+      Part parts[U];
+      along<S, K, Edge, U>(first + j * N * S, mask, taps, dilation, special, parts);
+      POOLKIT_UNROLL
+      for (int u = 0; u < U; ++u) {
+        store(to + (j + u) * N, parts[u].v);
+        if constexpr (R::kOffsets) store(to_taps + (j + u) * N, parts[u].at);
+      }
     });
     special_ = special;
   }
@@ -357,11 +397,14 @@ class DirectPool {
     const Row* const rows = rows_.data();
     const int64_t count = C ? C : count_;
     const int64_t before = w_.w.before, taps = w_.w.kernel, dilation = w_.w.dilation;
-    for_vectors([&]<bool Edge>(int64_t j, const Mask* mask) {
-      Join join;
+    for_vectors<kTogether<S, K>>([&]<bool Edge, int U>(int64_t j, const Mask* mask) {
+      Join joins[U];
       const auto step = [&](int64_t k) {
-        join(along<S, K, Edge>(rows[k].cells + j * N * S - before, mask, taps, dilation, special),
-             rows[k]);
+        Part parts[U];
+        const T* const first = rows[k].cells + j * N * S - before;
+        along<S, K, Edge, U>(first, mask, taps, dilation, special, parts);
+        POOLKIT_UNROLL
+        for (int u = 0; u < U; ++u) joins[u](parts[u], rows[k]);
       };
       if constexpr (C > 0) {
         POOLKIT_UNROLL
@@ -369,7 +412,8 @@ class DirectPool {
       } else {
         for (int64_t k = 0; k < count; ++k) step(k);
       }
-      out.put(j, join.result());
+      POOLKIT_UNROLL
+      for (int u = 0; u < U; ++u) out.put(j + u, joins[u].result());
     });
     special_ = special;
   }

@@ -532,7 +532,7 @@ void forward(const T* x, const Result<F, T>& result, const Window& w, int64_t pl
       if (suits_strips<F>(w)) return forward_strips<F>(x, result, slices, all);
     }
   if constexpr (kHasDirect<F>)
-    if (run == 1 && suits_direct<typename F::V>(w)) return forward_direct<F>(x, result, w, planes);
+    if (run == 1 && suits_direct<F>(w)) return forward_direct<F>(x, result, w, planes);
   const bool unnumbered = F::Plain::kOffsets && w.packed_taps() > INT32_MAX;
   const bool long_runs = kRuns && run == 1 && w.w.dilation == 1 && taps >= 48 && apart;
   if (long_runs || unnumbered)
