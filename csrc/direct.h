@@ -60,6 +60,8 @@ class DirectPool {
   using LV = typename LaneVector<L>::type;
   using Mask = std::make_signed_t<Unsigned<sizeof(V)>>;
   static constexpr int N = kLanes<V>;
+  // Cells are asked for so far ahead: the processor loses sight of rows that go side by side.
+  static constexpr int64_t kAhead = (2 << 10) / int64_t(sizeof(T));
   // As in strips.h.
   static constexpr bool kPairs = R::kSums && std::is_same_v<T, BFloat16>;
   static constexpr bool kWatch =
@@ -402,6 +404,7 @@ class DirectPool {
       const auto step = [&](int64_t k) {
         Part parts[U];
         const T* const first = rows[k].cells + j * N * S - before;
+        fetch<N * S * U>(first + kAhead);
         along<S, K, Edge, U>(first, mask, taps, dilation, special, parts);
         POOLKIT_UNROLL
         for (int u = 0; u < U; ++u) joins[u](parts[u], rows[k]);

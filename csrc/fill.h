@@ -15,7 +15,10 @@
 
 namespace poolkit {
 
-inline bool cuts(const Axis& a) { return a.tiles() && a.kernel == a.stride && a.dilation == 1; }
+// (The stride of a single window says nothing.)
+inline bool cuts(const Axis& a) {
+  return a.whole() || (a.tiles() && a.kernel == a.stride && a.dilation == 1);
+}
 inline bool cuts(const Window& w) { return cuts(w.d) && cuts(w.h) && cuts(w.w); }
 
 // v / divisor, and +0 for -0, as in a sum that begins with 0. For a power of two a product is the

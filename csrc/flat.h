@@ -58,7 +58,11 @@ class FlatPool {
  public:
   // `most` planes at a time.
   FlatPool(const T* x, int64_t planes, const Window& w, const Result<F, T>& result, int64_t most)
-      : x_(x), all_(planes * w.cells()), w_(w), result_(result) {
+      : x_(x),
+        all_(planes * w.cells()),
+        w_(w),
+        result_(result),
+        far_(is_far<T>(all_)) {
     // Filled, because additions of what happens to lie in memory may be slow.
     const int64_t room = most * pitch_;
     std::fill_n(rows_.reserve(room), room, nothing());
@@ -89,7 +93,8 @@ class FlatPool {
   bool operator()(int64_t first, int64_t last, int64_t end) {
     special_ = Watch<V>{};
     const int64_t n = w_.cells();
-    for (int64_t plane = first; plane < last; ++plane) along(plane, (plane - first) * pitch_);
+    const int64_t ahead = far_ ? (last - first) * n : 0;
+    for (int64_t plane = first; plane < last; ++plane) along(plane, (plane - first) * pitch_, ahead);
     for (int64_t plane = first; plane < last; ++plane)
       down((plane - first) * pitch_, plane * n, (end - plane) * n);
     return R::kSums || !special_.any();
@@ -146,7 +151,7 @@ class FlatPool {
   }
 
   // Each cell of a plane with its neighbours in the row.
-  void along(int64_t plane, int64_t at) {
+  void along(int64_t plane, int64_t at, int64_t ahead) {
     const Axis& a = w_.w;
     const V* const cells = find_cells(plane, at);
     V* const to = rows_.get() + at + before_;
@@ -156,6 +161,7 @@ class FlatPool {
     const Mask* real = real_.data();
     for (int64_t v = 0, column = 0; v < vectors_; ++v) {
       const V* const p = cells + v * N - a.before;
+      fetch<N>(x_ + plane * w_.cells() + v * N + ahead);
       if constexpr (!R::kSums) {
         const Vec<V> own = load(cells + v * N);
         special.unordered(own, own);
@@ -240,6 +246,7 @@ class FlatPool {
   const int64_t all_;  // cells of all planes
   const Window& w_;
   const Result<F, T>& result_;
+  const bool far_;
   const int64_t vectors_ = rounded(w_.cells()) / N, before_ = before(w_), pitch_ = pitch(w_);
   const int64_t pattern_ = w_.w.size + N;
   std::vector<Mask> real_;   // for each tap: whether it is a cell, for columns 0, 1, ..., 0, 1, ...

@@ -309,8 +309,8 @@ void forward_planes(const T* x, const Result<F, T>& result, const Window& w, int
 template <class F, class T>
 class RunPool {
  public:
-  RunPool(const T* x, const Result<F, T>& result, const Window& w, int64_t run)
-      : x_(x), result_(result), w_(w), run_(run) {}
+  RunPool(const T* x, int64_t planes, const Result<F, T>& result, const Window& w, int64_t run)
+      : x_(x), result_(result), w_(w), run_(run), far_(is_far<T>(planes * w.cells() * run)) {}
 
   // Channels [first, first + n) of the cells of a block, whose `plane` counts whole cells.
   void operator()(const Block& b, int64_t first, int64_t n) {
@@ -337,7 +337,7 @@ class RunPool {
   void add(const Block& b, int64_t first, int64_t n) {
     using R = typename F::Plain;
     const auto go = [&]<int U, bool Pairs>() {
-      LanePool<R, Rule::kPlain, U, Pairs> pool(w_, n, result_.divisors);
+      LanePool<R, Rule::kPlain, U, Pairs> pool(w_, n, result_.divisors, far_);
       NoOffset* const none = nullptr;
       pool(cells(b, first), b, result_.y + start(b) + first, line(), run_, none, 0, 0);
     };
@@ -393,6 +393,7 @@ class RunPool {
   const Result<F, T>& result_;
   const Window& w_;
   const int64_t run_;
+  const bool far_;
 };
 
 template <class F, class T>
@@ -422,7 +423,7 @@ void forward_runs(const T* x, const Result<F, T>& result, const Window& w, int64
   const int64_t cells = std::min(w.taps(), w.cells());
   const int64_t cost = rows * w.w.out * chunk * std::clamp<int64_t>(cells, 4, 1 << 12);
   parallel(planes * w.d.out * strips * channel_parts, cost, [&](int64_t item, int64_t stop) {
-    RunPool<F, T> pool(x, result, w, run);
+    RunPool<F, T> pool(x, planes, result, w, run);
     for (; item < stop; ++item) {
       int64_t rest = item;
       const int64_t part = rest % channel_parts;

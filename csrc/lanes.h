@@ -20,6 +20,7 @@ namespace poolkit {
 // apart, outputs `to` and their taps `taps`.
 struct Pitches {
   int64_t width, step, to, taps;
+  bool far;  // whether cells come from beyond the cache
 };
 
 // Outputs [i, end) of a row, whose windows have the same number of taps, K, in each input row (0:
@@ -83,7 +84,7 @@ void reduce_row(const CellRow<R, C>* rows, int64_t count, const std::vector<Colu
         Buffer<typename R::Value> sums(p.width + U * kLanes<typename R::Value>);
         for (; i < end; ++i)
           sum_long_window<R, Pairs>(rows[0].cells + columns[size_t(i)].first, taps(i), p.width,
-                                    p.step, sums.get(), to + i * p.to, finish(i));
+                                    p.step, p.far, sums.get(), to + i * p.to, finish(i));
         continue;
       }
     const auto go = [&]<int K, bool Square = false>(int64_t some) {
@@ -142,8 +143,8 @@ class LanePool {
   using L = typename R::Lane;
 
  public:
-  LanePool(const Window& w, int64_t width, const Divisors<V>* divisors)
-      : w_(w), width_(width), divisors_(divisors) {}
+  LanePool(const Window& w, int64_t width, const Divisors<V>* divisors, bool far = false)
+      : w_(w), width_(width), divisors_(divisors), far_(far) {}
 
   // The results of output row r of the block go to `to` + r * row, cells `cell` apart, and the taps
   // likewise to `taps`.
@@ -190,7 +191,7 @@ class LanePool {
               done_[size_t(number)] = 1;
               const CellRow<R, C> one{in.line(id, ih), nullptr, 0, true};
               reduce_row<R, rule, false, Pairs, U>(&one, 1, columns_,
-                                                   {width_, step, width_, width_}, cells, cell_taps,
+                                                   {width_, step, width_, width_, far_}, cells, cell_taps,
                                                    keep, special_);
             }
             reduced.push_back({cells, cell_taps, base, opens});
@@ -198,11 +199,11 @@ class LanePool {
         const auto reduce = [&](const auto& finish) {
           if (straight)
             reduce_row<R, rule, false, Pairs, U>(list.data(), int64_t(list.size()), columns_,
-                                                 {width_, step, cell, taps_cell}, to, taps, finish,
+                                                 {width_, step, cell, taps_cell, far_}, to, taps, finish,
                                                  special_);
           else
             reduce_row<R, rule == Rule::kWatched ? Rule::kPlain : rule, true, Pairs, U>(
-                reduced.data(), int64_t(reduced.size()), units_, {width_, 0, cell, taps_cell}, to,
+                reduced.data(), int64_t(reduced.size()), units_, {width_, 0, cell, taps_cell, false}, to,
                 taps, finish, special_);
         };
         if constexpr (R::kSums)
@@ -238,6 +239,7 @@ class LanePool {
   const Window& w_;
   const int64_t width_;
   const Divisors<V>* const divisors_;
+  const bool far_;
   int64_t begin_ = 0, end_ = 0;  // the outputs that columns_ are of
   std::vector<Column> columns_, units_;
   std::vector<char> done_;

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "ahead.h"
 #include "cells.h"
 #include "divisors.h"
 
@@ -288,31 +289,36 @@ template <class R, bool Sub, bool Pairs, int U, int K, bool Square, class C, cla
 }
 
 // The same for one row of many cells, each longer than U vectors: a few cells at a time, all of
-// each, so that memory is read as it lies. `sums` has room for a cell and two vectors.
+// each, so that memory is read nearly as it lies. `sums` has room for a cell and two vectors.
 template <class R, bool Pairs, class C, class D, class F>
-void sum_long_window(const C* cells, int64_t taps, int64_t width, int64_t step,
+void sum_long_window(const C* cells, int64_t taps, int64_t width, int64_t step, bool far,
                      typename R::Value* sums, D* to, const F& finish) {
   using V = typename R::Value;
   constexpr int P = kParts<Pairs>;
   constexpr int64_t N = kLanes<V>, kStep = P * N, kCells = 8;
+  constexpr int64_t kAhead = (8 << 10) / sizeof(C);
   const auto saved = [&](int64_t v, Vec<V>(&sum)[P]) {
     for (int k = 0; k < P; ++k) sum[k] = load(sums + v + k * N);
   };
   for (int64_t t = 0; t < taps; t += kCells) {
     const C* const from = cells + t * step;
     const int64_t n = std::min(kCells, taps - t);
-    for (int64_t v = 0; v < width; v += kStep) {
-      const C* const p = from + std::min(v, width - kStep);  // the last has cells of the one before
-      Vec<V> sum[P] = {};
-      if (t > 0) saved(v, sum);
-      if (n == kCells) {
-        POOLKIT_UNROLL
-        for (int64_t k = 0; k < kCells; ++k) add_summands<R, false>(p + k * step, sum);
-      } else {
-        for (int64_t k = 0; k < n; ++k) add_summands<R, false>(p + k * step, sum);
+    const auto some = [&]<bool Far>() {
+      for (int64_t v = 0; v < width; v += kStep) {
+        const C* const p = from + std::min(v, width - kStep);  // the last has cells of the one before
+        if constexpr (Far) fetch<kCells * kStep>(from + kCells * v + kAhead);
+        Vec<V> sum[P] = {};
+        if (t > 0) saved(v, sum);
+        if (n == kCells) {
+          POOLKIT_UNROLL
+          for (int64_t k = 0; k < kCells; ++k) add_summands<R, false>(p + k * step, sum);
+        } else {
+          for (int64_t k = 0; k < n; ++k) add_summands<R, false>(p + k * step, sum);
+        }
+        for (int k = 0; k < P; ++k) store(sums + v + k * N, sum[k]);
       }
-      for (int k = 0; k < P; ++k) store(sums + v + k * N, sum[k]);
-    }
+    };
+    far ? some.template operator()<true>() : some.template operator()<false>();
   }
   for (int64_t v = 0; v < width; v += kStep) {
     Vec<V> sum[P];

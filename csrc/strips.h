@@ -18,6 +18,7 @@
 // padding could have given; where something special is met, rows.h does the block again.
 #pragma once
 
+#include "ahead.h"
 #include "result.h"
 #include "rows.h"
 
@@ -78,7 +79,8 @@ class StripPool {
         end_(x + planes * w.cells()),
         w_(w),
         result_(result),
-        together_(planes_together<V>(w)) {
+        together_(planes_together<V>(w)),
+        far_(is_far<T>(planes * w.cells())) {
     const Axis& a = w.w;
     const int64_t width = N / together_;
     for (int64_t first = 0; first < a.out; first += N) {
@@ -188,6 +190,8 @@ class StripPool {
   void down(const Place& place, const Block& b, const Strip& strip) {
     const Axis &a = w_.w, &h = w_.h;
     const int64_t line = a.size;
+    // The next block lies behind this one. (What is not far is asked for when it is there.)
+    const int64_t ahead = far_ ? (b.h1 - b.h0) * S * line : 0;
     const T* first[P];
     for (int p = 0; p < P; ++p) first[p] = place.cells[p] + strip.first * S;
     Watched special = special_;
@@ -198,6 +202,7 @@ class StripPool {
       const bool real = uint64_t(r) < rows_in;
       const T* cells[P];
       for (int p = 0; p < P; ++p) cells[p] = real ? first[p] + r * line : none;
+      for (int p = 0; p < P; ++p) fetch<N / P * S>(first[p] + r * line + ahead);
       return along<K, S, Edge>(cells, strip.real, special);
     };
     Output<P> out(*this, place, strip);
@@ -370,6 +375,7 @@ class StripPool {
   const Window& w_;
   const Result<F, T>& result_;
   const int together_;
+  const bool far_;
   std::vector<Strip> strips_;
   std::vector<V> row_divisors_;
   int64_t reach_;  // so many values are read from the first of a row on

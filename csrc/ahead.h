@@ -1,0 +1,31 @@
+// Fetching ahead.
+//
+// The processor foresees a loop that reads memory as it lies. It does not foresee the next plane
+// while a loop goes down this one in strips, nor cells that are read a register of channels at a
+// time: then every line is waited for. So such a loop asks for the line that it will want a block
+// later, one for each that it reads now.
+#pragma once
+
+#include <cstdint>
+
+#include "simd.h"
+
+namespace poolkit {
+
+// What is smaller stays in cache from the layer before: asking costs a few percent, for nothing.
+constexpr int64_t kFar = 8 << 20;  // bytes
+
+template <class T>
+bool is_far(int64_t values) {
+  return values * int64_t(sizeof(T)) > kFar;
+}
+
+// N values, into the second-level cache: what is at work now fills the first. Any address will do.
+template <int64_t N, class T>
+[[gnu::always_inline]] inline void fetch(const T* p) {
+  constexpr int64_t kLine = 64 / int64_t(sizeof(T));
+  POOLKIT_UNROLL
+  for (int64_t k = 0; k < N; k += kLine) __builtin_prefetch(p + k, 0, 2);
+}
+
+}  // namespace poolkit
