@@ -1,9 +1,11 @@
-"""Fixtures: threads, whose number torch keeps for the whole process; interrupts; a browser."""
+"""Fixtures: torch's threads, of which each process has one number; interrupts; a browser."""
 
 import functools
+import importlib
 import os
 import shutil
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +17,13 @@ def keep_threads():
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def benchmarks(monkeypatch):
+    """Import a module of the benchmark, which is no part of the wheel."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1]))
+    return lambda name: importlib.import_module(f"benchmarks.{name}")
 
 
 @pytest.fixture

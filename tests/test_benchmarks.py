@@ -3,12 +3,9 @@
 import contextlib
 import functools
 import gc
-import importlib
 import itertools
 import json
-import math
 import platform
-import re
 import subprocess
 import sys
 import time
@@ -28,196 +25,11 @@ pytest.importorskip("matplotlib")
 REPOSITORY = Path(__file__).parents[1]
 
 
-@pytest.fixture
-def module(monkeypatch):
-    """Import a module of the benchmark, which is no part of the wheel."""
-    monkeypatch.syspath_prepend(str(REPOSITORY))
-    return lambda name: importlib.import_module(f"benchmarks.{name}")
-
-
-@pytest.fixture
-def threads():
-    """Puts the number of threads back that a measurement changes."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
-def spread(median):
-    return {"median": median, "p10": 0.9 * median, "p90": 1.1 * median}
-
-
-def record(speedup=10.0, over_limit=1.5, **fields):
-    """A measured point as the JSON file holds it."""
-    return {
-        "case": "vgg-64x224-max-2-2", "network": "VGG", "function": "max_pool2d",
-        "label": "max 2/2", "rank": 2, "size": "8x64x224x224", "batch": 8, "dtype": "float32",
-        "layout": "contiguous", "threads": "all", "thread_count": 2, "phase": "inference",
-        "elements": 25690112, "output_elements": 6422528, "read_bytes": 4, "written_bytes": 1,
-        "saved_bytes": None, "left_out": {}, "wrong": {}, "rounds": 5,
-        "seconds": {"poolkit": spread(1.0), "torch": spread(speedup)},
-        "over_limit": spread(over_limit), "speedup": {"torch": spread(speedup)},
-        "best_peer": "torch",
-    } | fields  # fmt: skip
-
-
-def results(records, overhead=()):
-    return {
-        "command": "python -m benchmarks",
-        "machine": {
-            "processor": "A CPU", "cores": 2, "threads": 2, "caches": "L1 32K", "memory_gib": 8,
-            "system": "Linux x86_64", "load": 0.0,
-        },
-        "versions": {"poolkit": "0.1.0", "torch": "2.13.0"},
-        "peers": ["torch"],
-        "missing": {"oneDNN": "not installed"},
-        "records": list(records),
-        "failures": [],
-        "overhead": list(overhead),
-        "models": [],
-        "memory": [],
-    }  # fmt: skip
-
-
-# ---- summary ------------------------------------------------------------------------------------
-
-
-def test_geometric_mean(module):
-    mean = module("summary").geometric_mean
-    assert mean([2, 8]) == pytest.approx(4)
-    assert mean([0.5, 2]) == pytest.approx(1)
-    assert mean([1e300, 1e300, 1e-300]) == pytest.approx(1e100)
-    assert math.isnan(mean([]))
-
-
-def test_groups_keep_phases_and_layouts_apart(module):
-    records = [
-        record(4.0),
-        record(9.0, 3.0, size="1x64x224x224"),
-        record(2.0, layout="channels_last"),
-        record(100.0, elements=1024),  # the cost of a call, not of a kernel
-    ]
-    groups = {(g.layout, g.ratio): g for g in module("summary").groups(records)}
-    assert {layout for layout, _ in groups} == {"contiguous", "channels_last"}
-    speedup, limit = groups["contiguous", "speedup"], groups["contiguous", "limit"]
-    assert (speedup.count, speedup.lowest, speedup.highest) == (2, 4.0, 9.0)
-    assert speedup.mean == pytest.approx(6)
-    assert speedup.worst.startswith("8x64x224x224")
-    assert limit.worst.startswith("1x64x224x224")
-
-
-@pytest.mark.parametrize(("speedup", "holds"), [(8.0, True), (7.9, False)])
-def test_target_of_speed(module, speedup, holds):
-    first, second, *_ = module("summary").targets([record(speedup)], [], [])
-    assert first.holds is holds
-    assert second.holds is None
-
-
-def test_target_of_never_slower_names_the_worst(module):
-    records = [record(0.97), record(0.5, layout="channels_last"), record(0.1, network="SPP")]
-    found = module("summary").targets(records, [], [])
-    (target,) = (t for t in found if t.text.startswith("float32: nothing"))
-    assert target.holds is False
-    assert "1 of 2 slower" in target.measured
-    assert "0.50" in target.measured
-    assert "channels_last" in target.measured
-
-
-@pytest.mark.parametrize(("extra", "holds"), [(1.9, True), (2.1, False)])
-def test_target_of_the_call(module, extra, holds):
-    call = record(kind="inference", size="1x16x8x8", difference=spread(extra))
-    found = module("summary").targets([], [call], [])
-    assert [t.holds for t in found if "in inference" in t.text] == [holds]
-
-
-def model_record(title, median, phase="inference", **fields):
-    """A network's record as the JSON file holds it."""
-    name = {"SqueezeNet 1.1": "model-squeezenet", "ResNet-50": "model-resnet-50"}[title]
-    return {
-        "model": name, "title": title, "size": "8x3x224x224", "phase": phase,
-        "layout": "contiguous", "threads": "all", "thread_count": 2, "difference": 0.0,
-        "wrong": False, "speedup": {"torch": spread(median)},
-    } | fields  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("found", "holds", "measured"),
-    [
-        ([model_record("SqueezeNet 1.1", 1.6)], True, "1.60 x on 2 threads"),
-        ([model_record("SqueezeNet 1.1", 1.59)], False, "1.59 x on 2 threads"),
-        ([model_record("SqueezeNet 1.1", 2.0, wrong=True)], False, "its result differs"),
-        ([model_record("SqueezeNet 1.1", 2.0, "step")], None, "not measured"),
-        ([model_record("SqueezeNet 1.1", 2.0, layout="channels_last")], None, "not measured"),
-    ],
-)
-def test_target_of_a_network(module, found, holds, measured):
-    promised = [t for t in module("summary").targets([], [], found) if "inference of" in t.text]
-    assert len(promised) == 8
-    (target,) = (t for t in promised if "SqueezeNet 1.1, batch 8: at least 1.6 x" in t.text)
-    assert (target.holds, target.measured) == (holds, measured)
-    assert {t.holds for t in promised if t is not target} == {None}
-
-
-@pytest.mark.parametrize(("slowest", "holds"), [(0.92, True), (0.90, False)])
-def test_target_of_training(module, slowest, holds):
-    """Slower is who loses nine rounds of ten: the 90 % end of a spread is 1.1 of its median."""
-    steps = [
-        model_record("SqueezeNet 1.1", 1.2, "step"),
-        model_record("ResNet-50", slowest, "step"),
-    ]
-    target = module("summary").targets([], [], [*steps, model_record("ResNet-50", 0.1)])[-1]
-    assert target.holds is holds
-    assert target.measured.startswith(f"{1 - holds} of 2 slower; lowest {slowest:.2f} x")
-    assert target.measured.endswith("ResNet-50")
-    assert module("summary").targets([], [], [])[-1].holds is None
-
-
-# ---- Markdown -----------------------------------------------------------------------------------
-
-
-def test_numbers(module):
-    number = module("report").number
-    values = [0.5, 9.994, 10.26, 512.4, None, math.nan]
-    assert [number(v) for v in values] == ["0.50", "9.99", "10.3", "512", "-", "-"]
-
-
-def test_markdown_table(module):
-    table = module("report").markdown_table(["case", "ratio"], [["a|b", "1.20 (1.10-1.30)"]])
-    assert table == "| case | ratio |\n| --- | --: |\n| a\\|b | 1.20 (1.10-1.30) |\n"
-
-
-def test_page_names_what_is_missing_slower_or_wrong(module):
-    records = [
-        record(0.5, saved_bytes={"poolkit": 6422528, "torch": 154140672}, phase="training"),
-        record(layout="channels_last", left_out={"torch": "no kernel"}, speedup=1, wrong={}),
-        record(phase="backward", wrong={"torch": "1 of 8 differ"}),
-    ]
-    page = module("report").markdown(results(records))
-    assert "oneDNN (not installed)" in page
-    assert "no kernel" in page
-    assert "1 of 8 differ" in page
-    assert "0.50 (0.45-0.55)" in page.split("## Where a peer is faster")[1].split("##")[0]
-    assert "| 147.0 MiB | 6.1 MiB | 1.00 |" in page
-
-
-def test_a_busy_machine_is_named(module):
-    busy = results([record()])
-    assert "BUSY" not in module("report").machine_line(busy)
-    busy["machine"]["load"] = 1.7
-    assert "BUSY: load 1.7" in module("report").machine_line(busy)
-
-
-def test_readme_table(module):
-    text = module("report").readme(results([record(), record(20.0, layout="channels_last")]))
-    assert "| inference forward | **10.0** (10.0) | **20.0** (20.0) | **1.50** (1.50)" in text
-    assert "docs/benchmarks.md" in text
-
-
 # ---- cases and timing ---------------------------------------------------------------------------
 
 
-def test_cases_run_and_their_names_are_unique(module):
-    cases, stock = module("cases"), module("stock")
+def test_cases_run_and_their_names_are_unique(benchmarks):
+    cases, stock = benchmarks("cases"), benchmarks("stock")
     every = (*cases.CASES, *cases.TINY)
     assert len({case.name for case in every}) == len(every)
     for case in every:
@@ -225,8 +37,8 @@ def test_cases_run_and_their_names_are_unique(module):
         assert case(stock, x).shape == case(poolkit.functional, x).shape
 
 
-def test_points_leave_out_what_does_not_exist(module):
-    cases = module("cases")
+def test_points_leave_out_what_does_not_exist(benchmarks):
+    cases = benchmarks("cases")
     points = list(cases.points(cases.CASES))
     assert len(points) == len(set(points))
     assert not [p for p in points if p.case.rank == 1 and p.layout != "contiguous"]
@@ -235,8 +47,8 @@ def test_points_leave_out_what_does_not_exist(module):
     assert covered == set(cases.CASES)
 
 
-def test_traffic(module):
-    cases = module("cases")
+def test_traffic(benchmarks):
+    cases = benchmarks("cases")
     case = cases.CASES[0]
     x, y = torch.empty(2, 8, device="meta"), torch.empty(2, 2, device="meta")
     point = {
@@ -248,9 +60,9 @@ def test_traffic(module):
 
 
 @pytest.mark.parametrize("size", [1, 255, 4096, 100_001])
-def test_limit_reads_everything_and_writes_everything(module, size):
+def test_limit_reads_everything_and_writes_everything(benchmarks, size):
     source = torch.arange(size).to(torch.uint8)
-    run = module("limit").stream(source, 3 * size)
+    run = benchmarks("limit").stream(source, 3 * size)
     sums = {run()}
     for place in {0, size // 2, size - 1}:
         source[place] += 1
@@ -265,9 +77,9 @@ def test_limit_reads_everything_and_writes_everything(module, size):
     assert torch.equal(*written)
 
 
-def test_contestants_run_in_turns(module):
+def test_contestants_run_in_turns(benchmarks):
     order = []
-    rounds = module("timing").in_turns(
+    rounds = benchmarks("timing").in_turns(
         {"slow": lambda: (order.append("slow"), time.sleep(2e-3)),
          "fast": lambda: (order.append("fast"), time.sleep(1e-3))},
         seconds=0.0,
@@ -280,8 +92,8 @@ def test_contestants_run_in_turns(module):
     assert gc.isenabled()
 
 
-def test_a_wrong_result_is_found(module, threads):
-    cases, measure, peers = module("cases"), module("measure"), module("peers")
+def test_a_wrong_result_is_found(benchmarks, keep_threads):
+    cases, measure, peers = benchmarks("cases"), benchmarks("measure"), benchmarks("peers")
 
     class Wrong(peers.Eager):
         def prepare(self, point, x, upstream):
@@ -298,27 +110,8 @@ def test_a_wrong_result_is_found(module, threads):
         assert list(found["speedup"]) == ["torch"]
 
 
-def test_a_missing_peer_is_named(module, monkeypatch):
-    peers = module("peers")
-
-    class Absent(peers.Peer):
-        name = "Absent"
-        needs = ("no_such_library",)
-        prepare = None
-
-    monkeypatch.setitem(peers.PEERS, "Absent", Absent())
-    present, missing = peers.chosen(None)
-    assert "Absent" not in [peer.name for peer in present]
-    assert "no_such_library" in missing["Absent"]
-    assert set(missing) | {peer.name for peer in present} == set(peers.PEERS)
-    page = module("report").markdown(results([record()]) | {"missing": missing})
-    assert "Absent (cannot import no_such_library" in page
-    _, missing = peers.chosen(["torch"])
-    assert missing == dict.fromkeys(peers.PEERS.keys() - {"torch"}, "not asked for")
-
-
-def test_a_peer_that_fails_is_named(module, threads):
-    cases, measure, peers = module("cases"), module("measure"), module("peers")
+def test_a_peer_that_fails_is_named(benchmarks, keep_threads):
+    cases, measure, peers = benchmarks("cases"), benchmarks("measure"), benchmarks("peers")
 
     class Failing(peers.Eager):
         def prepare(self, point, x, upstream):
@@ -332,8 +125,8 @@ def test_a_peer_that_fails_is_named(module, threads):
     assert found["best_peer"] == "torch"
 
 
-def test_contestants_with_the_same_threads_follow_each_other(module, monkeypatch):
-    timing = module("timing")
+def test_contestants_with_the_same_threads_follow_each_other(benchmarks, monkeypatch):
+    timing = benchmarks("timing")
     order, waits = [], []
     monkeypatch.setattr(timing, "quiet", lambda: waits.append(len(order)))
     runs = {name: functools.partial(order.append, name) for name in "abcd"}
@@ -344,29 +137,18 @@ def test_contestants_with_the_same_threads_follow_each_other(module, monkeypatch
     assert 5 <= len(waits) <= 6  # one per round and one in the warm-up, none between rounds
 
 
-def test_slower_names_every_peer_that_is_faster(module):
-    ratios = {"torch": spread(4.0), "oneDNN": spread(0.8), "JAX": spread(0.5), "X": spread(0.97)}
-    both = record(speedup=4.0) | {"speedup": ratios, "best_peer": "JAX"}
-    assert [peer for _, peer in module("summary").slower([record(), both])] == ["JAX", "oneDNN"]
-    page = module("report").markdown(results([both]))
-    section = page.split("## Where a peer is faster")[1].split("##")[0]
-    assert "| JAX | 0.50" in section
-    assert "| oneDNN | 0.80" in section
-    assert "0.50 JAX" in page.split("## Every case")[1]
-
-
 AVERAGES = [("1x1x35x35", (3, 1, 1)), ("1x1x55x55", (2, 2, 0, True, False)),
             ("1x1x9x10", (3, 2, 1, True, True)), ("1x1x9x10", (3, 2, 1, True, False))]  # fmt: skip
 
 
 @pytest.mark.parametrize(("size", "args"), AVERAGES)
-def test_geometry_of_averages(module, size, args):
+def test_geometry_of_averages(benchmarks, size, args):
     """What the peers divide sums by makes torch's averages of them."""
-    cases = module("cases")
+    cases = benchmarks("cases")
     extents = tuple(map(int, size.split("x")))
     case = cases.Case("", "", "avg_pool2d", "", extents[1:], args)
     point = cases.Point(case, 1, "float32", "contiguous", "1", "inference")
-    window = module("peers.geometry").geometry(point)
+    window = benchmarks("peers.geometry").geometry(point)
     rows, columns = (torch.tensor(window.divisors(axis)) for axis in (0, 1))
     x = torch.rand(extents, dtype=torch.float64)
     sums = torch.nn.functional.avg_pool2d(x, *args[:4], True, divisor_override=1)
@@ -374,8 +156,8 @@ def test_geometry_of_averages(module, size, args):
     torch.testing.assert_close(sums / (rows[:, None] * columns), average)
 
 
-def small(module, name, dtype="float32", layout="contiguous", phase="inference"):
-    cases = module("cases")
+def small(benchmarks, name, dtype="float32", layout="contiguous", phase="inference"):
+    cases = benchmarks("cases")
     case = next(c for c in cases.CASES if c.name == name)
     return cases.Point(case, 1, dtype, layout, "1", phase)
 
@@ -415,22 +197,22 @@ POINTS = {
 
 @pytest.mark.filterwarnings("default")  # of other libraries
 @pytest.mark.parametrize("name", POINTS)
-def test_peer(module, threads, name):
+def test_peer(benchmarks, keep_threads, name):
     """What the peer is said to do, it does, with the right result."""
-    peer = module("peers").PEERS[name]
+    peer = benchmarks("peers").PEERS[name]
     if reason := peer.missing():
         pytest.skip(reason)
     peer.start(1)
     for words in POINTS[name]:
-        found = module("measure").measure(small(module, *words), [peer], 0.0)
+        found = benchmarks("measure").measure(small(benchmarks, *words), [peer], 0.0)
         assert (found["wrong"], found["left_out"]) == ({}, {}), words
         assert set(found["speedup"]) == {name}
 
 
-def test_onednn_takes_bfloat16_where_the_processor_has_its_instructions(module, threads):
-    peer = module("peers").PEERS["oneDNN"]
-    point = small(module, "inception-768x17-avg-3-1-1", "bfloat16")
-    found = module("measure").measure(point, [peer], 0.0)
+def test_onednn_takes_bfloat16_where_the_processor_has_its_instructions(benchmarks, keep_threads):
+    peer = benchmarks("peers").PEERS["oneDNN"]
+    point = small(benchmarks, "inception-768x17-avg-3-1-1", "bfloat16")
+    found = benchmarks("measure").measure(point, [peer], 0.0)
     assert found["wrong"] == {}
     if torch.ops.mkldnn._is_mkldnn_bf16_supported():
         assert (found["left_out"], set(found["speedup"])) == ({}, {"oneDNN"})
@@ -438,17 +220,17 @@ def test_onednn_takes_bfloat16_where_the_processor_has_its_instructions(module, 
         assert "AVX-512" in found["left_out"]["oneDNN"]
 
 
-def test_forward_only(module, threads):
+def test_forward_only(benchmarks, keep_threads):
     """Where a peer cannot, it says so."""
     for name in ("ONNX Runtime", "OpenVINO"):
-        peer = module("peers").PEERS[name]
+        peer = benchmarks("peers").PEERS[name]
         if not peer.missing():
-            point = small(module, "alexnet-256x13-max-3-2", phase="backward")
-            found = module("measure").measure(point, [peer], 0.0)
+            point = small(benchmarks, "alexnet-256x13-max-3-2", phase="backward")
+            found = benchmarks("measure").measure(point, [peer], 0.0)
             assert found["left_out"] == {name: "computes inference alone"}
-    peer = module("peers").PEERS["oneDNN"]
-    point = small(module, "alexnet-256x13-max-3-2", layout="channels_last")
-    assert "NCHW" in module("measure").measure(point, [peer], 0.0)["left_out"]["oneDNN"]
+    peer = benchmarks("peers").PEERS["oneDNN"]
+    point = small(benchmarks, "alexnet-256x13-max-3-2", layout="channels_last")
+    assert "NCHW" in benchmarks("measure").measure(point, [peer], 0.0)["left_out"]["oneDNN"]
 
 
 # ---- whole models -------------------------------------------------------------------------------
@@ -462,9 +244,9 @@ def network(model):
     )  # fmt: skip
 
 
-def test_an_accelerated_twin_shares_the_weights(module):
+def test_an_accelerated_twin_shares_the_weights(benchmarks):
     net = network(None)
-    twin = module("models").accelerated(net)
+    twin = benchmarks("models").accelerated(net)
     assert [type(m) for m in twin if type(m) in poolkit_classes()] == [
         poolkit.nn.MaxPool2d, poolkit.nn.AvgPool2d, poolkit.nn.AdaptiveAvgPool2d
     ]  # fmt: skip
@@ -476,29 +258,8 @@ def poolkit_classes():
     return {getattr(poolkit.nn, name) for name in poolkit.nn.__all__}
 
 
-@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-@pytest.mark.parametrize("phase", ["inference", "step"])
-def test_models_are_compared(module, threads, monkeypatch, phase, layout):
-    models = module("models")
-    monkeypatch.setattr(models, "build", network)
-    model = models.Model("model-small", "Small", "", "", batch=2, side=16)
-    found = models.measure(model, phase, layout, 0.0)
-    assert not found["wrong"]
-    assert set(found["speedup"]) == {"torch"}
-    page = module("report").markdown(results([record()]) | {"models": [found]})
-    row = re.search(r"^\| Small \| 2x3x16x16 \| (.+) \|$", page, re.MULTILINE)[1].split(" | ")
-    columns = [("inference", "contiguous"), ("inference", "channels_last"), ("step", "contiguous")]
-    assert [cell != "-" for cell in row[1:]] == [column == (phase, layout) for column in columns]
-    assert row[0].endswith("%") == ((phase, layout) == ("inference", "contiguous"))
-
-    right = poolkit.functional.max_pool2d
-    wrong = staticmethod(lambda *args, **options: 1.01 * right(*args, **options))
-    monkeypatch.setattr(poolkit.nn.MaxPool2d, "_function", wrong)
-    assert models.measure(model, phase, layout, 0.0)["wrong"]
-
-
-def test_share_of_pooling(module, monkeypatch):
-    models, nn = module("models"), torch.nn
+def test_share_of_pooling(benchmarks, monkeypatch):
+    models, nn = benchmarks("models"), torch.nn
     x = torch.rand(2, 8, 32, 32)
     assert models.pooling_share(nn.Sequential(nn.MaxPool2d(2), nn.AvgPool2d(2)), x) > 0.9
     assert models.pooling_share(nn.Sequential(nn.Conv2d(8, 8, 3), nn.ReLU()), x) == 0
@@ -527,9 +288,9 @@ class Called(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_networks_and_the_lines_that_reach_their_pooling(module):
+def test_networks_and_the_lines_that_reach_their_pooling(benchmarks):
     """Of a network that `accelerate` took, no pooling is left to torch; else the patch is due."""
-    models = module("models")
+    models = benchmarks("models")
     if reason := models.missing():
         pytest.skip(reason)
     for model in models.MODELS:
@@ -547,44 +308,61 @@ def test_networks_and_the_lines_that_reach_their_pooling(module):
         assert bool(left) == (model.line == "patch_torch"), (model.name, left)
 
 
-def test_slices_take_the_place_of_pooling(module):
+def test_slices_take_the_place_of_pooling(benchmarks):
     """Maps of the same sizes, whatever the window: ceil mode, padding, overlap."""
     nn, x = torch.nn, torch.rand(1, 3, 29, 30)
     pools = [nn.MaxPool2d(3, 2, 0, 1, False, True), nn.AvgPool2d(3, 1, 1), nn.MaxPool2d(2, (1, 2))]
     net = nn.Sequential(*pools, nn.AdaptiveAvgPool2d(1))
     sizes = [y.shape for y in itertools.accumulate(net, lambda y, f: f(y), initial=x)]
-    sliced = module("compiled_models").slice_instead(net, x)
+    sliced = benchmarks("compiled_models").slice_instead(net, x)
     assert [y.shape for y in itertools.accumulate(sliced, lambda y, f: f(y), initial=x)] == sizes
     assert not any(isinstance(m, nn.MaxPool2d | nn.AvgPool2d) for m in net.modules())
     assert torch.equal(net[0](x), x[..., ::2, ::2][..., :14, :15])
 
 
-def test_highest_resident_set(module):
-    before = highest_resident_set()
-    size = 2**28
-    x = torch.ones(size, dtype=torch.uint8)
-    assert x.numel() == size
-    assert max(before, size) <= highest_resident_set() < 2**37
-    page = module("report").markdown(results([record()]) | {"memory": [
-        {"case": "memory-vgg16", "title": "VGG16", "size": "8x3x224x224",
-         "bytes": {"torch": 2**30, "poolkit": 2**29},
-         "saved_bytes": {"torch": 2**28, "poolkit": 2**26}}]})  # fmt: skip
-    kept, peak = "256.0 MiB | 64.0 MiB | 0.25", "1024.0 MiB | 512.0 MiB | 0.50"
-    assert f"| VGG16 | 8x3x224x224 | {kept} | {peak} |" in page
-
-
-def test_what_a_step_keeps(module):
+def test_what_a_step_keeps(benchmarks):
     """An int64 and the input of the maximum, or a byte; the average's input, or nothing."""
     net = torch.nn.Sequential(
         torch.nn.MaxPool2d(2), torch.nn.Conv2d(3, 4, 1), torch.nn.AvgPool2d(2)
     )
     x = torch.rand(1, 3, 32, 32, requires_grad=True)
-    saved = {side: module("memory").step(net, x, side)["saved"] for side in ("torch", "poolkit")}
+    saved = {
+        side: benchmarks("memory").step(net, x, side)["saved"] for side in ("torch", "poolkit")
+    }
     pooled, convolved = 3 * 16 * 16, 4 * 16 * 16
     loss = 4 * 8 * 8 * 4  # the square keeps its base
     common = 4 * pooled + loss  # the convolution keeps its input, and no weight counts
     assert saved["poolkit"] == common + pooled
     assert saved["torch"] == common + 8 * pooled + 4 * x.numel() + 4 * convolved
+
+
+def test_highest_resident_set(benchmarks):
+    before = highest_resident_set()
+    size = 2**28
+    x = torch.ones(size, dtype=torch.uint8)
+    assert x.numel() == size
+    assert max(before, size) <= highest_resident_set() < 2**37
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("phase", ["inference", "step"])
+def test_models_are_compared(benchmarks, keep_threads, monkeypatch, phase, layout):
+    models = benchmarks("models")
+    monkeypatch.setattr(models, "build", network)
+    model = models.Model("model-small", "Small", "", "", batch=2, side=16)
+    found = models.measure(model, phase, layout, 0.0)
+    assert not found["wrong"]
+    assert set(found["speedup"]) == {"torch"}
+    ((title, size, *row),) = benchmarks("report").model_rows([found])
+    assert (title, size) == ("Small", "2x3x16x16")
+    columns = [("inference", "contiguous"), ("inference", "channels_last"), ("step", "contiguous")]
+    assert [cell != "-" for cell in row[1:]] == [column == (phase, layout) for column in columns]
+    assert row[0].endswith("%") == ((phase, layout) == ("inference", "contiguous"))
+
+    right = poolkit.functional.max_pool2d
+    wrong = staticmethod(lambda *args, **options: 1.01 * right(*args, **options))
+    monkeypatch.setattr(poolkit.nn.MaxPool2d, "_function", wrong)
+    assert models.measure(model, phase, layout, 0.0)["wrong"]
 
 
 # ---- the command --------------------------------------------------------------------------------
@@ -649,8 +427,8 @@ def test_what_was_measured_before_a_signal_is_reported(tmp_path, signal):
     assert "interrupted after 1 of 6" in run.stdout
 
 
-def test_whole_models_follow_the_options(module):
-    main = module("__main__")
+def test_whole_models_follow_the_options(benchmarks):
+    main = benchmarks("__main__")
 
     def whole(*words):
         planned, stepped = main.plan_whole(main.parser().parse_args(words))
@@ -666,8 +444,8 @@ def test_whole_models_follow_the_options(module):
     assert whole("--case", "memory-*") == ([], 2)
 
 
-def test_options_narrow_the_plan(module):
-    main = module("__main__")
+def test_options_narrow_the_plan(benchmarks):
+    main = benchmarks("__main__")
 
     def plan(*words):
         return set(main.plan(main.parser().parse_args(words)))
@@ -679,8 +457,8 @@ def test_options_narrow_the_plan(module):
     assert {p.layout for p in plan("--layout", "channels_last")} == {"channels_last"}
 
 
-def test_unknown_names_are_refused(module, capsys):
-    main = module("__main__")
+def test_unknown_names_are_refused(benchmarks, capsys):
+    main = benchmarks("__main__")
     args = main.parser().parse_args(["--case", "no-such-case"])
     with pytest.raises(SystemExit, match="no case of that name"):
         main.run(args, None)
