@@ -257,7 +257,8 @@ class DirectPool {
         Vec<V> two[2][2];
         POOLKIT_UNROLL
         for (int half = 0; half < 2; ++half) {
-          const Vec<V> low = get(t + half * 2 * N, t == 0), high = get(t + half * 2 * N + N, t == 0);
+          const Vec<V> low = get(t + half * 2 * N, t == 0),
+                       high = get(t + half * 2 * N + N, t == 0);
           two[0][half] = split<V>(low, high, 0), two[1][half] = split<V>(low, high, 1);
         }
         POOLKIT_UNROLL

@@ -27,9 +27,18 @@
 
 namespace poolkit {
 
+// So many outputs of a row, of windows that strips have too: measured, and a matter of how many
+// lanes rows leave empty there. Offsets as wide as the values make rows of parts twice as wide.
+template <class F>
+constexpr int64_t kMostFlat = [] {
+  constexpr int lanes = kLanes<typename F::V>;
+  if (sizeof(typename F::V) < 4) return std::min(48, lanes * 3 / 2);
+  if (lanes < 16) return F::Plain::kSums ? 112 : 20;
+  return F::Plain::kOffsets ? 8 : 24;
+}();
+
 // Whether that is possible, and pays. Every tap costs an instruction or two, so windows are small
-// (rows.h takes fewer steps for large ones), and most of their taps are cells. Strips take longer
-// only where they waste lanes, with offsets as wide as floats hardly ever.
+// (rows.h takes fewer steps for large ones), and most of their taps are cells.
 template <class F>
 bool suits_flat(const Window& w) {
   using V = typename F::V;
@@ -38,8 +47,7 @@ bool suits_flat(const Window& w) {
            2 * a.extent() <= 3 * a.size;
   };
   if (!w.d.identity() || !flat(w.h) || !flat(w.w)) return false;
-  if (suits_strips<F>(w))
-    return w.w.out <= (F::Plain::kOffsets && sizeof(V) == 4 ? 8 : std::min(48, kLanes<V> * 3 / 2));
+  if (suits_strips<F>(w)) return w.w.out <= kMostFlat<F>;
   return w.w.size <= 112 && w.cells() <= 1 << 14;
 }
 
@@ -58,11 +66,7 @@ class FlatPool {
  public:
   // `most` planes at a time.
   FlatPool(const T* x, int64_t planes, const Window& w, const Result<F, T>& result, int64_t most)
-      : x_(x),
-        all_(planes * w.cells()),
-        w_(w),
-        result_(result),
-        far_(is_far<T>(all_)) {
+      : x_(x), all_(planes * w.cells()), w_(w), result_(result), far_(is_far<T>(all_)) {
     // Filled, because additions of what happens to lie in memory may be slow.
     const int64_t room = most * pitch_;
     std::fill_n(rows_.reserve(room), room, nothing());
@@ -94,7 +98,8 @@ class FlatPool {
     special_ = Watch<V>{};
     const int64_t n = w_.cells();
     const int64_t ahead = far_ ? (last - first) * n : 0;
-    for (int64_t plane = first; plane < last; ++plane) along(plane, (plane - first) * pitch_, ahead);
+    for (int64_t plane = first; plane < last; ++plane)
+      along(plane, (plane - first) * pitch_, ahead);
     for (int64_t plane = first; plane < last; ++plane)
       down((plane - first) * pitch_, plane * n, (end - plane) * n);
     return R::kSums || !special_.any();

@@ -191,20 +191,20 @@ class LanePool {
               done_[size_t(number)] = 1;
               const CellRow<R, C> one{in.line(id, ih), nullptr, 0, true};
               reduce_row<R, rule, false, Pairs, U>(&one, 1, columns_,
-                                                   {width_, step, width_, width_, far_}, cells, cell_taps,
-                                                   keep, special_);
+                                                   {width_, step, width_, width_, far_}, cells,
+                                                   cell_taps, keep, special_);
             }
             reduced.push_back({cells, cell_taps, base, opens});
           }
         const auto reduce = [&](const auto& finish) {
           if (straight)
             reduce_row<R, rule, false, Pairs, U>(list.data(), int64_t(list.size()), columns_,
-                                                 {width_, step, cell, taps_cell, far_}, to, taps, finish,
-                                                 special_);
+                                                 {width_, step, cell, taps_cell, far_}, to, taps,
+                                                 finish, special_);
           else
             reduce_row<R, rule == Rule::kWatched ? Rule::kPlain : rule, true, Pairs, U>(
-                reduced.data(), int64_t(reduced.size()), units_, {width_, 0, cell, taps_cell, false}, to,
-                taps, finish, special_);
+                reduced.data(), int64_t(reduced.size()), units_,
+                {width_, 0, cell, taps_cell, false}, to, taps, finish, special_);
         };
         if constexpr (R::kSums)
           if (factor == V(0)) {

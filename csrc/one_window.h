@@ -305,7 +305,8 @@ void sum_long_window(const C* cells, int64_t taps, int64_t width, int64_t step, 
     const int64_t n = std::min(kCells, taps - t);
     const auto some = [&]<bool Far>() {
       for (int64_t v = 0; v < width; v += kStep) {
-        const C* const p = from + std::min(v, width - kStep);  // the last has cells of the one before
+        const C* const p =
+            from + std::min(v, width - kStep);  // the last has cells of the one before
         if constexpr (Far) fetch<kCells * kStep>(from + kCells * v + kAhead);
         Vec<V> sum[P] = {};
         if (t > 0) saved(v, sum);
