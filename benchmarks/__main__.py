@@ -244,6 +244,10 @@ def main() -> int:
     console = Console(width=None if sys.stdout.isatty() else 200)
     if args.source:
         results = json.loads(args.source.read_text(encoding="utf-8"))
+        if results.get("schema") != SCHEMA:
+            raise SystemExit(
+                f"{args.source} has schema {results.get('schema')}; this version reads {SCHEMA}"
+            )
     else:
         results = run(args, console)
         path = args.json or args.out / "results.json"

@@ -34,7 +34,7 @@ class Bound:
 
 
 def _large_window(r: Record) -> bool:
-    return bool(r["kernel"]) and max(r["kernel"]) >= 5 and set(r["stride"]) == {1}
+    return bool(r["kernel"]) and min(r["kernel"][-2:]) >= 5 and set(r["stride"]) == {1}
 
 
 def _small_window(r: Record) -> bool:
@@ -53,7 +53,8 @@ BOUNDS = (
         lambda r: _forward(r) and _small_window(r) and r["beyond_cache"],
     ),
     Bound(
-        "inference, planes 7 to 35 wide: at most 3 x the limit",
+        "inference, planes 7 to 35 wide, other windows than of 5 and more with stride 1: at most "
+        "3 x the limit",
         3,
         lambda r: _forward(r) and 7 <= r["width"] <= 35 and not _large_window(r),
     ),

@@ -3,7 +3,8 @@
 // The processor foresees a loop that reads memory as it lies. It does not foresee the next plane
 // while a loop goes down this one in strips, nor cells that are read a register of channels at a
 // time: then every line is waited for. So such a loop asks for the line that it will want a block
-// later, one for each that it reads now.
+// later, one for each that it reads now. (Rows that go side by side always do: it costs them
+// nothing.)
 #pragma once
 
 #include <cstdint>

@@ -31,10 +31,10 @@ constexpr bool kHasDirect = !std::is_same_v<typename F::Offset, LargeOffset> &&
 template <class F>
 constexpr bool kByFourths = F::Plain::kSums && std::is_same_v<typename F::V, float>;
 
-// Whether rows are read where they are: few taps, neighbours in vectors or pairs of vectors, and
-// rows of results long enough to pay for what every row costs. Planes of shorter ones are turned
-// into lanes, at a fixed price for each cell; only pairs, and half types that would be parted into
-// phases first, are worth it earlier.
+// Whether rows are read where they are: few taps, neighbours in vectors, pairs or fours of them,
+// and rows of results long enough to pay for what every row costs. Planes of shorter ones are
+// turned into lanes, at a fixed price for each cell; only pairs, and half types that would be
+// parted into phases first, are worth it earlier.
 template <class F>
 bool suits_direct(const Window& w) {
   using V = typename F::V;

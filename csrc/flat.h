@@ -33,21 +33,22 @@ template <class F>
 constexpr int64_t kMostFlat = [] {
   constexpr int lanes = kLanes<typename F::V>;
   if (sizeof(typename F::V) < 4) return std::min(48, lanes * 3 / 2);
-  if (lanes < 16) return F::Plain::kSums ? 112 : 20;
-  return F::Plain::kOffsets ? 8 : 24;
+  if (lanes == 8) return F::Plain::kSums ? 112 : 20;
+  return F::Plain::kOffsets ? 8 : std::min(24, lanes * 3 / 2);
 }();
 
-// Whether that is possible, and pays. Every tap costs an instruction or two, so windows are small
-// (rows.h takes fewer steps for large ones), and most of their taps are cells.
+// Whether that is possible, and pays: a plane is one piece of work, and its rows should stay in a
+// near cache, where strips can be cut as one likes. Every tap costs an instruction or two, so
+// windows are small (rows.h takes fewer steps for large ones), and most of their taps are cells.
 template <class F>
-bool suits_flat(const Window& w) {
+bool suits_flat(const Window& w, int64_t planes) {
   using V = typename F::V;
   const auto flat = [](const Axis& a) {
     return !a.adaptive() && a.stride == 1 && a.out == a.size && 1 < a.kernel && a.kernel <= 16 &&
            2 * a.extent() <= 3 * a.size;
   };
   if (!w.d.identity() || !flat(w.h) || !flat(w.w)) return false;
-  if (suits_strips<F>(w)) return w.w.out <= kMostFlat<F>;
+  if (suits_strips<F>(w) && (planes < 16 || w.w.out > kMostFlat<F>)) return false;
   return w.w.size <= 112 && w.cells() <= 1 << 14;
 }
 

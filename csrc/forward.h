@@ -529,11 +529,13 @@ void forward(const T* x, const Result<F, T>& result, const Window& w, int64_t pl
       Window slices = w;  // an axis without windows of its own only makes more planes
       slices.d = Axis{};
       const int64_t all = planes * w.d.size;
-      if (suits_flat<F>(w)) return forward_flat<F>(x, result, slices, all);
+      if (suits_flat<F>(w, all)) return forward_flat<F>(x, result, slices, all);
       if (suits_strips<F>(w)) return forward_strips<F>(x, result, slices, all);
     }
+  // (One long row of stride 4 can be cut, staged, into as many pieces as there are threads.)
+  const bool cut = w.w.stride == 4 && planes * w.d.out * w.h.out < 8;
   if constexpr (kHasDirect<F>)
-    if (run == 1 && suits_direct<F>(w)) return forward_direct<F>(x, result, w, planes);
+    if (run == 1 && !cut && suits_direct<F>(w)) return forward_direct<F>(x, result, w, planes);
   const bool unnumbered = F::Plain::kOffsets && w.packed_taps() > INT32_MAX;
   const bool long_runs = kRuns && run == 1 && w.w.dilation == 1 && taps >= 48 && apart;
   if (long_runs || unnumbered)

@@ -319,7 +319,7 @@ void sum_long_window(const C* cells, int64_t taps, int64_t width, int64_t step, 
         for (int k = 0; k < P; ++k) store(sums + v + k * N, sum[k]);
       }
     };
-    far ? some.template operator()<true>() : some.template operator()<false>();
+    far&& step == width ? some.template operator()<true>() : some.template operator()<false>();
   }
   for (int64_t v = 0; v < width; v += kStep) {
     Vec<V> sum[P];

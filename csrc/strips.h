@@ -190,8 +190,10 @@ class StripPool {
   void down(const Place& place, const Block& b, const Strip& strip) {
     const Axis &a = w_.w, &h = w_.h;
     const int64_t line = a.size;
-    // The next block lies behind this one. (What is not far is asked for when it is there.)
-    const int64_t ahead = far_ ? (b.h1 - b.h0) * S * line : 0;
+    // The next block lies behind this one, or behind all planes of this one. (What is not far is
+    // asked for when it is there.)
+    const int64_t block = b.h1 - b.h0 == h.out ? P * w_.cells() : (b.h1 - b.h0) * S * line;
+    const int64_t ahead = far_ ? block : 0;
     const T* first[P];
     for (int p = 0; p < P; ++p) first[p] = place.cells[p] + strip.first * S;
     Watched special = special_;

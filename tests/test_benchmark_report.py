@@ -231,6 +231,7 @@ def holds(benchmarks, records, text):
     [
         ("windows up to 3x3", 1.5, {"beyond_cache": True}),
         ("planes 7 to 35 wide", 3, {"width": 7}),
+        ("planes 7 to 35 wide", 3, {"width": 35, "kernel": [5, 1], "stride": [1, 1]}),
         ("planes 7 to 35 wide", 3, {"width": 35, "kernel": [], "stride": []}),
         ("windows of 5 to 31", 6, {"width": 20, "kernel": [5, 5], "stride": [1, 1]}),
         ("training forward: at most", 1.8, {"phase": "training"}),

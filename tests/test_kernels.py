@@ -207,7 +207,7 @@ def test_same_bits_for_any_number_of_threads():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.uint8])
 @pytest.mark.parametrize("offset", [0, 1, 3])
-@pytest.mark.parametrize("width", [*range(1, 36), 63, 64, 65, 105, 130, 193])
+@pytest.mark.parametrize("width", [*range(1, 36), 63, 64, 65, 105, 130, 193, 402])
 def test_nothing_outside_the_input_is_read(width, offset, dtype):
     """Whatever lies before and behind a view of any length and alignment changes no result."""
     shape = (2, 3, 5, width)
@@ -217,7 +217,8 @@ def test_nothing_outside_the_input_is_read(width, offset, dtype):
         buffer = torch.full((offset + x.numel() + 200,), outside, dtype=dtype)
         view = buffer[offset : offset + x.numel()].view(shape)
         view.copy_(x)
-        for kernel, stride, padding in ((2, 2, 0), (3, 1, 1), (3, 2, 1), (5, 1, 2), (8, 1, 0)):
+        for kernel, stride, padding in ((2, 2, 0), (3, 1, 1), (3, 2, 1), (5, 1, 2), (8, 1, 0),
+                                        (5, 4, 2), (8, 4, 0)):  # fmt: skip
             if width + 2 * padding < kernel:
                 continue
             sizes = (min(kernel, 5), kernel)
@@ -237,7 +238,7 @@ def test_nothing_outside_the_input_is_read(width, offset, dtype):
 WIDTHS = {
     1: (95, 96, 97, 111, 113, 127, 128, 129, 191, 193, 419, 643),
     2: (47, 49, 56, 65, 96, 112, 193, 225),
-    4: (92, 95, 97, 106, 130, 193, 259, 390),
+    4: (95, 259, 383, 385, 390, 402, 421, 450, 515, 771),
 }
 
 
@@ -424,6 +425,8 @@ def test_flat_planes(values, dtype):
     kinds = set()
     for count in range(120):
         size = [rng.choice((1, 2, 3, 5, 7, 8, 13, 16, 17, 24, 25, 33)) for _ in range(2)]
+        if count % 6 == 0:
+            size[1] = rng.choice((20, 21, 35, 48, 56, 97, 112, 113))
         reach = [(3, 3), (5, 5), (rng.randint(2, 16), rng.randint(2, 16))][count % 3]
         steps = [1 if count % 3 < 2 else rng.randint(1, 3) for _ in range(2)]
         kernel = [
@@ -434,7 +437,7 @@ def test_flat_planes(values, dtype):
             all_ = (k - 1) * d
             before = all_ // 2 if count % 3 < 2 else rng.randint(0, all_)
             pads.append((before, all_ - before))
-        shape = (rng.choice((1, 2, 3)), rng.choice((1, 2, 5, 31)), *size)
+        shape = (rng.choice((1, 2, 3)), rng.choice((1, 5, 16, 31)), *size)
         x = sample(shape, dtype, values, count)
         w = window.fixed("t", 2, shape, tuple(kernel), 1, tuple(pads), tuple(steps), False,
                          rng.random() < 0.5)  # fmt: skip

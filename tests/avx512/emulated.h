@@ -1,8 +1,8 @@
 // The instructions of AVX-512 that the kernels name, in terms of AVX2.
 //
-// With `-march=x86-64-v3 -include` this file the code for AVX-512 is compiled, registers of 64 bytes
-// and all, and runs on a processor that has none: `make emulate`. What the compiler itself would make
-// of it is another matter, and so is its speed; what the code computes is the same.
+// With `-march=x86-64-v3 -include` this file the code for AVX-512 is compiled, registers of 64
+// bytes and all, and runs on a processor that has none: `make emulate`. What the compiler itself
+// would make of it is another matter, and so is its speed; what the code computes is the same.
 #pragma once
 
 #include <immintrin.h>
@@ -124,10 +124,24 @@ inline uint32_t cmpeq_epi8_mask(const __m256i& a, const __m256i& b) {
 
 }  // namespace emulated
 
-// (Macros: some of these are macros in the compiler's headers.)
+// (Macros: some of these are macros in the compilers' headers.)
+#undef _mm256_cmpeq_epi8_mask
 #undef _mm512_cmp_ps_mask
+#undef _mm512_loadu_ps
+#undef _mm512_mask_add_ps
+#undef _mm512_maskz_cvtph_ps
 #undef _mm512_maskz_cvtps_ph
+#undef _mm512_maskz_loadu_epi16
+#undef _mm512_maskz_max_ps
+#undef _mm512_maskz_mov_ps
+#undef _mm512_maskz_sqrt_pd
+#undef _mm512_maskz_sqrt_ps
+#undef _mm512_max_epi16
+#undef _mm512_max_epi8
+#undef _mm512_max_epu8
+#undef _mm512_min_epi16
 #undef _mm_cmpeq_epi8_mask
+#undef _mm_mask_cmpeq_epi8_mask
 #define _mm512_cmp_ps_mask(a, b, how) emulated::cmp_ps_mask(a, b, how)
 #define _mm512_loadu_ps(p) emulated::loadu_ps(p)
 #define _mm512_mask_add_ps(from, m, a, b) emulated::mask_add_ps(from, m, a, b)
