@@ -46,7 +46,13 @@ NAVIGATION = [
         ]
     },
     {"API": [{f"poolkit.{name}": f"api/{name}.md"} for name in API]},
-    {"Speed": [{"Benchmarks": "benchmarks.md"}, {"How the kernels work": "kernels.md"}]},
+    {
+        "Speed": [
+            {"Benchmarks": "benchmarks.md"},
+            {"Benchmarks with AVX-512": "benchmarks-avx512.md"},
+            {"How the kernels work": "kernels.md"},
+        ]
+    },
     {
         "Project": [
             {"How the report is made": "report.md"},
