@@ -6,7 +6,7 @@ ARGS     ?=
 JOBS     ?= 2
 # Warnings are errors where nobody reads them.
 WERROR   ?= $(if $(CI),ON,OFF)
-KERNEL_TESTS ?= tests/test_kernels.py tests/test_blur.py tests/test_traps_*.py
+SANITIZE_TESTS ?= tests/test_kernels.py tests/test_blur.py tests/test_traps_*.py
 
 # PYTHON and CXX name the interpreter and the compiler; by default, the first that will do.
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -28,7 +28,7 @@ BUILD_WHEEL = $(PIP) wheel -q . --no-build-isolation --no-deps
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-large lint format bench docs wheel sanitize emulate clean check-python \
+.PHONY: help demo test test-large lint format bench docs wheel sanitize clean check-python \
         check-compiler
 
 help: ## list the targets
@@ -75,15 +75,7 @@ sanitize: .venv/ready ## run the kernel tests under AddressSanitizer and UBSan (
 	PYTHONPATH=build/sanitize/site ASAN_OPTIONS=detect_leaks=0 \
 	  UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
 	  LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
-	  $(BIN)/python -P -m pytest --capture=no $(KERNEL_TESTS) $(ARGS)
-
-# Likewise. (How fast that is says nothing.)
-emulate: .venv/ready ## run the kernel tests with the code for AVX-512 on a processor with AVX2 alone
-	rm -rf build/emulate/wheel build/emulate/site
-	$(BUILD_WHEEL) -w build/emulate/wheel -C build-dir=build/emulate/cmake \
-	  -C cmake.define.POOLKIT_EMULATE=ON
-	$(PIP) install -q --no-deps --target build/emulate/site build/emulate/wheel/*.whl
-	PYTHONPATH=build/emulate/site $(BIN)/python -P -m pytest -n $(JOBS) $(KERNEL_TESTS) $(ARGS)
+	  $(BIN)/python -P -m pytest --capture=no $(SANITIZE_TESTS) $(ARGS)
 
 clean: ## remove everything that make made
 	rm -rf .venv build .mypy_cache .pytest_cache .ruff_cache .hypothesis
