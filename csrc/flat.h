@@ -42,7 +42,6 @@ constexpr int64_t kMostFlat = [] {
 // windows are small (rows.h takes fewer steps for large ones), and most of their taps are cells.
 template <class F>
 bool suits_flat(const Window& w, int64_t planes) {
-  using V = typename F::V;
   const auto flat = [](const Axis& a) {
     return !a.adaptive() && a.stride == 1 && a.out == a.size && 1 < a.kernel && a.kernel <= 16 &&
            2 * a.extent() <= 3 * a.size;
