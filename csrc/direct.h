@@ -295,7 +295,7 @@ class DirectPool {
     const T* const first = cells - w_.w.before;
     const int64_t taps = w_.w.kernel, dilation = w_.w.dilation;
     for_vectors<kTogether<S, K>>([&]<bool Edge, int U>(int64_t j, const Mask* mask) {
-      Part parts[U];
+      Part parts[U] = {};
       along<S, K, Edge, U>(first + j * N * S, mask, taps, dilation, special, parts);
       POOLKIT_UNROLL
       for (int u = 0; u < U; ++u) {
@@ -403,7 +403,7 @@ class DirectPool {
     for_vectors<kTogether<S, K>>([&]<bool Edge, int U>(int64_t j, const Mask* mask) {
       Join joins[U];
       const auto step = [&](int64_t k) {
-        Part parts[U];
+        Part parts[U] = {};
         const T* const first = rows[k].cells + j * N * S - before;
         fetch<N * S * U>(first + kAhead);
         along<S, K, Edge, U>(first, mask, taps, dilation, special, parts);
