@@ -6,7 +6,7 @@ ARGS     ?=
 JOBS     ?= 2
 # Warnings are errors where nobody reads them.
 WERROR   ?= $(if $(CI),ON,OFF)
-SANITIZE_TESTS ?= tests/test_kernels.py tests/test_blur.py tests/test_traps_*.py
+SANITIZE_TESTS ?= tests/test_kernels*.py tests/test_blur.py tests/test_traps_*.py
 
 # PYTHON and CXX name the interpreter and the compiler; by default, the first that will do.
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-Record = dict[str, Any]
+from .measure import Record
+
 SMALL = 4096
 """Up to so many elements the cost of a call counts, not the kernel."""
 
@@ -41,9 +41,11 @@ def _small_window(r: Record) -> bool:
     return bool(r["kernel"]) and max(r["kernel"]) <= 3
 
 
-def _forward(r: Record) -> bool:
-    return bool(r["phase"] == "inference")
+def _in_phase(phase: str) -> Callable[[Record], bool]:
+    return lambda r: bool(r["phase"] == phase)
 
+
+_forward = _in_phase("inference")
 
 BOUNDS = (
     Bound(
@@ -63,12 +65,6 @@ BOUNDS = (
         6,
         lambda r: _forward(r) and _large_window(r),
     ),
-    *(
-        Bound(
-            f"{name}: at most 1.8 x its own limit",
-            1.8,
-            lambda r, phase=phase: r["phase"] == phase,  # type: ignore[misc]
-        )
-        for phase, name in (("training", "training forward"), ("backward", "backward"))
-    ),
+    Bound("training forward: at most 1.8 x its own limit", 1.8, _in_phase("training")),
+    Bound("backward: at most 1.8 x its own limit", 1.8, _in_phase("backward")),
 )
