@@ -396,46 +396,91 @@ class RunPool {
   const bool far_;
 };
 
+// How the output is cut into rows, columns and channels whose cells fit into cache.
+struct RunPlan {
+  int64_t rows, columns, channels;         // of a block, at most; the last channels may be more
+  int64_t strips, column_strips, bundles;  // how many there are of each
+
+  // `keeps`: rows are reduced along themselves first, and kept. `width`: channels of a step.
+  RunPlan(const Window& w, int64_t planes, int64_t run, int64_t width, int64_t value_bytes,
+          bool keeps) {
+    const int64_t threads = torch::stable::get_num_threads();
+    const auto reach = [](const Axis& a) {
+      return a.adaptive() ? a.size / a.out + 1 : std::min(a.extent(), a.size);
+    };
+    const int64_t depth = std::max<int64_t>(
+        1, w.d.adaptive() ? w.d.size / w.d.out + 1 : std::min(w.d.kernel, w.d.size));
+    const int64_t slices = planes * w.d.out;
+    // Channels are shared out only where there is too little else.
+    channels = run / std::clamp<int64_t>(4 * threads / std::max<int64_t>(1, slices * w.h.out), 1,
+                                         std::max<int64_t>(1, run / width));
+    columns = w.w.out;
+    if (keeps) {
+      // The rows of a block stay in the second-level cache: of few channels, if need be, and of few
+      // columns, in groups (lanes.h).
+      const int64_t seen = depth * std::min(w.h.size, 4 * reach(w.h));
+      const int64_t most = kBytes / value_bytes / seen;
+      channels = std::min(channels, std::max(2 * width, most / w.w.out));
+      if (channels * w.w.out > most)
+        columns = std::min(columns, in_groups(std::max(most / channels, 3 * reach(w.w))));
+    }
+    channels = channels / width * width > 0 ? channels / width * width : run;
+    bundles = std::max<int64_t>(1, run / channels);
+    column_strips = (w.w.out + columns - 1) / columns;
+    const int64_t row_bytes =
+        std::max<int64_t>(1, w.w.size / column_strips) * channels * value_bytes * depth;
+    const int64_t step = w.h.adaptive() ? reach(w.h) : w.h.stride;
+    rows = std::clamp<int64_t>(std::max(kBytes / row_bytes, 3 * reach(w.h)) / step, 1, w.h.out);
+    const auto parts = [&] { return (w.h.out + rows - 1) / rows; };
+    while (rows > 1 && slices * bundles * column_strips * parts() < 4 * threads)
+      rows = (rows + 1) / 2;
+    rows = (w.h.out + parts() - 1) / parts();
+    if (keeps) rows = in_groups(rows);
+    strips = parts();
+  }
+
+  int64_t items(const Window& w, int64_t planes) const {
+    return planes * w.d.out * strips * column_strips * bundles;
+  }
+
+  // The block, and which bundle of its channels.
+  std::pair<Block, int64_t> block(int64_t item, const Window& w) const {
+    Block b;
+    const int64_t bundle = item % bundles;
+    item /= bundles;
+    b.w0 = item % column_strips * columns, item /= column_strips;
+    b.h0 = item % strips * rows, item /= strips;
+    b.d0 = item % w.d.out, item /= w.d.out, b.d1 = b.d0 + 1;
+    b.plane = item, b.planes = 1;
+    b.h1 = std::min(w.h.out, b.h0 + rows);
+    b.w1 = std::min(w.w.out, b.w0 + columns);
+    return {b, bundle};
+  }
+
+ private:
+  static constexpr int64_t kBytes = 512 << 10;
+
+  static int64_t in_groups(int64_t outputs) {
+    return (outputs + kTogether - 1) / kTogether * kTogether;
+  }
+};
+
 template <class F, class T>
 void forward_runs(const T* x, const Result<F, T>& result, const Window& w, int64_t planes,
                   int64_t run) {
-  constexpr int64_t kBytes = 512 << 10, kVectors = 4;
-  // Rows of outputs at a time; channels are shared out only where there is too little else.
-  const int64_t threads = torch::stable::get_num_threads();
-  const int64_t width = kVectors * kLanes<typename F::V>;
-  const int64_t chunks =
-      std::clamp<int64_t>(4 * threads / std::max<int64_t>(1, planes * w.d.out * w.h.out), 1,
-                          std::max<int64_t>(1, run / width));
-  const int64_t chunk = run / chunks / width * width > 0 ? run / chunks / width * width : run;
-  const int64_t channel_parts = std::max<int64_t>(1, run / chunk);
-  const int64_t step = w.h.adaptive() ? w.h.size / w.h.out + 1 : w.h.stride;
-  const int64_t row_bytes = w.w.size * chunk * int64_t(sizeof(typename F::V)) *
-                            std::max<int64_t>(1, w.d.adaptive() ? w.d.size / w.d.out + 1
-                                                                : std::min(w.d.kernel, w.d.size));
-  int64_t rows = std::clamp<int64_t>(
-      std::max(kBytes / row_bytes, 3 * (w.h.adaptive() ? step : std::min(w.h.extent(), w.h.size))) /
-          step,
-      1, w.h.out);
-  while (rows > 1 && planes * w.d.out * channel_parts * ((w.h.out + rows - 1) / rows) < 4 * threads)
-    rows = (rows + 1) / 2;
-  const int64_t strips = (w.h.out + rows - 1) / rows;
-  rows = (w.h.out + strips - 1) / strips;
+  using V = typename F::V;
+  const bool keeps = !is_straight(w, std::is_same_v<T, V> ? 1 : 3);
+  const RunPlan plan(w, planes, run, 4 * kLanes<V>, sizeof(V), keeps);
   const int64_t cells = std::min(w.taps(), w.cells());
-  const int64_t cost = rows * w.w.out * chunk * std::clamp<int64_t>(cells, 4, 1 << 12);
-  parallel(planes * w.d.out * strips * channel_parts, cost, [&](int64_t item, int64_t stop) {
+  const int64_t cost =
+      plan.rows * plan.columns * plan.channels * std::clamp<int64_t>(cells, 4, 1 << 12);
+  parallel(plan.items(w, planes), cost, [&](int64_t item, int64_t stop) {
     RunPool<F, T> pool(x, planes, result, w, run);
     for (; item < stop; ++item) {
-      int64_t rest = item;
-      const int64_t part = rest % channel_parts;
-      rest /= channel_parts;
-      Block b;
-      b.h0 = rest % strips * rows, rest /= strips;
-      b.d0 = rest % w.d.out, rest /= w.d.out;
-      b.plane = rest, b.planes = 1, b.d1 = b.d0 + 1;
-      b.h1 = std::min(w.h.out, b.h0 + rows), b.w0 = 0, b.w1 = w.w.out;
+      const auto [b, bundle] = plan.block(item, w);
       if (b.h0 >= b.h1) continue;
-      const int64_t first = part * chunk;
-      pool(b, first, part + 1 == channel_parts ? run - first : chunk);
+      const int64_t first = bundle * plan.channels;
+      pool(b, first, bundle + 1 == plan.bundles ? run - first : plan.channels);
     }
   });
 }
@@ -540,7 +585,7 @@ void forward(const T* x, const Result<F, T>& result, const Window& w, int64_t pl
   const bool long_runs = kRuns && run == 1 && w.w.dilation == 1 && taps >= 48 && apart;
   if (long_runs || unnumbered)
     forward_long<F>(x, result, w, planes, run);
-  else if (run >= kLanes<T>)
+  else if (run >= kLanes<typename F::V>)
     forward_runs<F>(x, result, w, planes, run);
   else if (adaptive || !can_stage(w) ||
            !(few || overlaps_much(w) || suits_rows<typename F::V>(w.w)))

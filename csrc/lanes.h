@@ -11,21 +11,14 @@
 #include <algorithm>
 #include <vector>
 
-#include "one_window.h"
+#include "neighbours.h"
 #include "tensor.h"
 
 namespace poolkit {
 
-// Cells that are `width` values wide, at least U vectors: the taps of a window are `step` values
-// apart, outputs `to` and their taps `taps`.
-struct Pitches {
-  int64_t width, step, to, taps;
-  bool far;  // whether cells come from beyond the cache
-};
-
 // Outputs [i, end) of a row, whose windows have the same number of taps, K, in each input row (0:
 // any number). All values of one output come before the next output: long cells are read as they
-// lie. finish(i) is what becomes of sum i.
+// lie. finish(0, i) is what becomes of sum i.
 //
 // Not inlined, so that the loops have the registers to themselves: an address that waits in a
 // vector register waits behind all vectors that wait for memory.
@@ -44,7 +37,7 @@ template <class R, Rule rule, bool Sub, bool Pairs, int U, int K, bool Square, c
   const Column* const last = columns.data() + end;
   to += i * p.to, to_taps = lane(to_taps, i * p.taps);
   for (; c < last; ++c, to += p.to, to_taps = lane(to_taps, p.taps)) {
-    [[maybe_unused]] const auto finished = finish(c - columns.data());
+    [[maybe_unused]] const auto finished = finish(0, c - columns.data());
     const auto all = [&](const CellRow<R, C>* from, int64_t first) {
       // The first step is short where the second overlaps it.
       for (int64_t at = 0, ahead = (p.width - 1) % kStep + 1; at < p.width;
@@ -77,14 +70,23 @@ void reduce_row(const CellRow<R, C>* rows, int64_t count, const std::vector<Colu
                 Seen<typename R::Value>& special) {
   const auto n = int64_t(columns.size());
   const auto taps = [&](int64_t i) { return columns[size_t(i)].taps; };
-  for (int64_t i = 0, end; i < n; i = end) {
+  int64_t i = 0;
+  if constexpr (!Sub)
+    if (count == 1 && p.together > 1) {
+      if (p.together == kTogether)
+        i = reduce_groups<R, rule, Pairs, kTogether>(rows[0], columns, i, p, to, to_taps, finish,
+                                                     special);
+      i = reduce_groups<R, rule, Pairs, kTogether / 2>(rows[0], columns, i, p, to, to_taps, finish,
+                                                       special);
+    }
+  for (int64_t end; i < n; i = end) {
     for (end = i + 1; end < n && taps(end) == taps(i);) ++end;
     if constexpr (R::kSums && !Sub)
       if (count == 1 && taps(i) >= 32 && p.width > U * kLanes<typename R::Value>) {
         Buffer<typename R::Value> sums(p.width + U * kLanes<typename R::Value>);
         for (; i < end; ++i)
           sum_long_window<R, Pairs>(rows[0].cells + columns[size_t(i)].first, taps(i), p.width,
-                                    p.step, p.far, sums.get(), to + i * p.to, finish(i));
+                                    p.step, p.far, sums.get(), to + i * p.to, finish(0, i));
         continue;
       }
     const auto go = [&]<int K, bool Square = false>(int64_t some) {
@@ -104,6 +106,20 @@ void reduce_row(const CellRow<R, C>* rows, int64_t count, const std::vector<Colu
     else
       go.template operator()<0>(taps(i) > 0 ? count : 0);  // sums alone: padding is zeros
   }
+}
+
+// Whether so few taps are reduced that row buffers would cost more. `cost` of reading a cell.
+inline bool is_straight(const Window& w, int64_t cost) {
+  // (A kernel may be far longer than the axis: padding has no limit.)
+  const auto taps = [](const Axis& a) { return std::min(a.kernel, a.size); };
+  const int64_t rows = capped_product(taps(w.d), taps(w.h));
+  if (rows == 1 || w.w.kernel == 1) return true;
+  if (rows > 64) return false;
+  // Rows of input that come new with each row of outputs; the others are reduced already.
+  const int64_t fresh = std::min<int64_t>(
+      64, capped_product(std::max<int64_t>(1, w.h.stride), std::max<int64_t>(1, w.d.stride)));
+  const int64_t along = capped_product(cost, taps(w.w));
+  return capped_product(rows, along) <= fresh * std::min<int64_t>(along + 3, 1 << 20) + rows + 2;
 }
 
 // Outputs of planes [plane, plane + planes): depths [d0, d1), rows [h0, h1), columns [w0, w1).
@@ -152,7 +168,9 @@ class LanePool {
   void operator()(const View<C>& in, const Block& b, D* to, int64_t row, int64_t cell, O* taps,
                   int64_t taps_row, int64_t taps_cell) {
     const Span d_seen(w_.d, b.d0, b.d1), h_seen(w_.h, b.h0, b.h1);
-    const int64_t line = b.columns() * width_;
+    // An odd number of vectors: rows at an even distance would meet in few sets of the cache.
+    constexpr int64_t N = kLanes<V>;
+    const int64_t line = ((b.columns() * width_ + N - 1) / N | 1) * N;
     const bool straight = is_straight(w_, std::is_same_v<C, V> ? 1 : 3);
     if (b.w0 != begin_ || b.w1 != end_) {
       begin_ = b.w0, end_ = b.w1;
@@ -167,15 +185,29 @@ class LanePool {
     }
     std::vector<CellRow<R, C>> list;
     std::vector<CellRow<R, V>> reduced;
-    const auto keep = [](int64_t) { return Product<V>{V(1)}; };
-    const int64_t step = w_.w.dilation * in.cell;
+    const int64_t step = w_.w.dilation * in.cell, neighbours = together(w_.w);
+    const auto number = [&](int64_t id, int64_t ih) {
+      return (id - d_seen.low) * h_seen.size() + ih - h_seen.low;
+    };
+    // Input row (id, ih), reduced along itself.
+    const auto reduce_along = [&](int64_t id, int64_t ih) {
+      const int64_t n = number(id, ih);
+      if (std::exchange(done_[size_t(n)], 1)) return;
+      const CellRow<R, C> one{in.line(id, ih), nullptr, 0, true};
+      reduce_row<R, rule, false, Pairs, U>(
+          &one, 1, columns_, {width_, step, width_, width_, far_, neighbours},
+          reduced_.get() + n * line, lane(reduced_taps_.get(), n * line), Products<V>{V(1)},
+          special_);
+    };
     // What all sums are multiplied by, or 0 if they are divided.
     const V factor = divisors_ ? divisors_->factor() : V(1);
     for (int64_t d = b.d0; d < b.d1; ++d)
-      for (int64_t h = b.h0; h < b.h1; ++h, to += row, taps = lane(taps, taps_row)) {
+      for (int64_t h = b.h0, rows; h < b.h1;
+           h += rows, to += rows * row, taps = lane(taps, rows * taps_row)) {
+        rows = straight ? 1 : rows_together(d, h, b.h1);
         list.clear(), reduced.clear();
         for (int64_t td = w_.d.first(d); td < w_.d.last(d); ++td)
-          for (int64_t th = w_.h.first(h); th < w_.h.last(h); ++th) {
+          for (int64_t th = w_.h.first(h); th < w_.h.last(h + rows - 1) + rows - 1; ++th) {
             const int64_t base = w_.number(td, th, 0);
             const int64_t id = w_.d.start(d) + td * w_.d.dilation;
             const int64_t ih = w_.h.start(h) + th * w_.h.dilation;
@@ -184,37 +216,41 @@ class LanePool {
               list.push_back({in.line(id, ih), nullptr, base, opens});
               continue;
             }
-            const int64_t number = (id - d_seen.low) * h_seen.size() + ih - h_seen.low;
-            V* const cells = reduced_.get() + number * line;
-            L* const cell_taps = lane(reduced_taps_.get(), number * line);
-            if (!done_[size_t(number)]) {
-              done_[size_t(number)] = 1;
-              const CellRow<R, C> one{in.line(id, ih), nullptr, 0, true};
-              reduce_row<R, rule, false, Pairs, U>(&one, 1, columns_,
-                                                   {width_, step, width_, width_, far_}, cells,
-                                                   cell_taps, keep, special_);
-            }
-            reduced.push_back({cells, cell_taps, base, opens});
+            reduce_along(id, ih);
+            const int64_t from = number(id, ih) * line;
+            reduced.push_back(
+                {reduced_.get() + from, lane(reduced_taps_.get(), from), base, opens});
           }
         const auto reduce = [&](const auto& finish) {
+          constexpr Rule kRule = rule == Rule::kWatched ? Rule::kPlain : rule;
+          const auto down = [&]<int G>() {
+            const int64_t first = w_.h.first(h);
+            const Neighbours n{first, w_.h.last(h) - first, int64_t(reduced.size()),
+                               line,  reduced[0].base,      w_.w.kernel};
+            reduce_down<R, kRule, Pairs, G>(n, reduced[0], b.columns(), width_, to, row, cell, taps,
+                                            taps_row, taps_cell, finish);
+          };
           if (straight)
             reduce_row<R, rule, false, Pairs, U>(list.data(), int64_t(list.size()), columns_,
-                                                 {width_, step, cell, taps_cell, far_}, to, taps,
+                                                 {width_, step, cell, taps_cell, far_, neighbours},
+                                                 to, taps, finish, special_);
+          else if (rows == 1)
+            reduce_row<R, kRule, true, Pairs, U>(reduced.data(), int64_t(reduced.size()), units_,
+                                                 {width_, 0, cell, taps_cell, false, 1}, to, taps,
                                                  finish, special_);
+          else if (rows == kTogether)
+            down.template operator()<kTogether>();
           else
-            reduce_row<R, rule == Rule::kWatched ? Rule::kPlain : rule, true, Pairs, U>(
-                reduced.data(), int64_t(reduced.size()), units_,
-                {width_, 0, cell, taps_cell, false}, to, taps, finish, special_);
+            down.template operator()<kTogether / 2>();
         };
         if constexpr (R::kSums)
           if (factor == V(0)) {
-            const auto row_divisor = V(divisors_->row(d, h));
-            reduce([&](int64_t i) {
-              return Quotient<V>{divisors_, divisors_->divisor(row_divisor, b.w0 + i)};
-            });
+            Quotients<V, kTogether> quotients{divisors_, b.w0, {}};
+            for (int64_t j = 0; j < rows; ++j) quotients.rows[j] = V(divisors_->row(d, h + j));
+            reduce(quotients);
             continue;
           }
-        reduce([&](int64_t) { return Product<V>{factor}; });
+        reduce(Products<V>{factor});
       }
   }
 
@@ -222,18 +258,13 @@ class LanePool {
   bool special() const { return special_.any(); }
 
  private:
-  // Whether so few taps are reduced that row buffers would cost more. `cost` of reading a cell.
-  static bool is_straight(const Window& w, int64_t cost) {
-    // (A kernel may be far longer than the axis: padding has no limit.)
-    const auto taps = [](const Axis& a) { return std::min(a.kernel, a.size); };
-    const int64_t rows = capped_product(taps(w.d), taps(w.h));
-    if (rows == 1 || w.w.kernel == 1) return true;
-    if (rows > 64) return false;
-    // Rows of input that come new with each row of outputs; the others are reduced already.
-    const int64_t fresh = std::min<int64_t>(
-        64, capped_product(std::max<int64_t>(1, w.h.stride), std::max<int64_t>(1, w.d.stride)));
-    const int64_t along = capped_product(cost, taps(w.w));
-    return capped_product(rows, along) <= fresh * std::min<int64_t>(along + 3, 1 << 20) + rows + 2;
+  // How many rows of outputs from row h on, before `end`, go together. Groups begin at multiples:
+  // which rows a block holds makes no difference to a sum.
+  int64_t rows_together(int64_t d, int64_t h, int64_t end) const {
+    if (w_.d.last(d) - w_.d.first(d) != 1) return 1;
+    for (int64_t some = together(w_.h); some >= kTogether / 2; some /= 2)
+      if (h % some == 0 && h + some <= end) return some;
+    return 1;
   }
 
   const Window& w_;

@@ -40,6 +40,14 @@ struct CellRow {
   bool opens;                    // whether the row is the first of a slice
 };
 
+// Cells that are `width` values wide, at least U vectors: the taps of a window are `step` values
+// apart, outputs `to` and their taps `taps`.
+struct Pitches {
+  int64_t width, step, to, taps;
+  bool far;          // whether cells come from beyond the cache
+  int64_t together;  // windows that go together, or 1
+};
+
 template <class L>
 struct LaneVector {
   using type = Vec<L>;
@@ -179,6 +187,23 @@ struct Quotient {
   V by;
   [[gnu::always_inline]] Vec<V> operator()(const Vec<V>& sums) const {
     return divisors->quotients(sums, by);
+  }
+};
+
+// The same for output i of the j-th row of outputs.
+template <class V>
+struct Products {
+  V by;
+  Product<V> operator()(int64_t, int64_t) const { return {by}; }
+};
+
+template <class V, int Rows>
+struct Quotients {
+  const Divisors<V>* divisors;
+  int64_t first;  // the number of output 0
+  V rows[Rows];
+  Quotient<V> operator()(int64_t j, int64_t i) const {
+    return {divisors, divisors->divisor(rows[j], first + i)};
   }
 };
 
