@@ -70,6 +70,8 @@ void reduce_row(const CellRow<R, C>* rows, int64_t count, const std::vector<Colu
                 Seen<typename R::Value>& special) {
   const auto n = int64_t(columns.size());
   const auto taps = [&](int64_t i) { return columns[size_t(i)].taps; };
+  // Windows of different sizes in one go, where cells are so short that to begin anew is dear.
+  const bool mixed = !Sub && U == 1 && p.mixed;
   int64_t i = 0;
   if constexpr (!Sub)
     if (count == 1 && p.together > 1) {
@@ -80,7 +82,7 @@ void reduce_row(const CellRow<R, C>* rows, int64_t count, const std::vector<Colu
                                                        special);
     }
   for (int64_t end; i < n; i = end) {
-    for (end = i + 1; end < n && taps(end) == taps(i);) ++end;
+    for (end = i + 1; end < n && (mixed || taps(end) == taps(i));) ++end;
     if constexpr (R::kSums && !Sub)
       if (count == 1 && taps(i) >= 32 && p.width > U * kLanes<typename R::Value>) {
         Buffer<typename R::Value> sums(p.width + U * kLanes<typename R::Value>);
@@ -93,7 +95,9 @@ void reduce_row(const CellRow<R, C>* rows, int64_t count, const std::vector<Colu
       reduce_cells<R, rule, Sub, Pairs, U, K, Square>(rows, some, columns, i, end, p, to, to_taps,
                                                       finish, special);
     };
-    if (Sub || taps(i) == 1)
+    if (mixed)
+      go.template operator()<0>(count);
+    else if (Sub || taps(i) == 1)
       go.template operator()<1>(count);
     else if (taps(i) == 2 && count == 2 && !rows[1].opens)
       go.template operator()<2, true>(count);
@@ -141,6 +145,12 @@ struct Span {
     high = std::clamp<int64_t>(last, low, a.size);
   }
   int64_t size() const { return high - low; }
+};
+
+// Output i of an axis: its first cell, were all of its taps real, and the real ones.
+struct RealTaps {
+  int64_t start, first, last;
+  RealTaps(const Axis& a, int64_t i) : start(a.start(i)), first(a.first(i)), last(a.last(i)) {}
 };
 
 // Cells in memory: (d, h, w) is at p + (d * slice + h * row + w * cell) - origin.
@@ -195,23 +205,25 @@ class LanePool {
       if (std::exchange(done_[size_t(n)], 1)) return;
       const CellRow<R, C> one{in.line(id, ih), nullptr, 0, true};
       reduce_row<R, rule, false, Pairs, U>(
-          &one, 1, columns_, {width_, step, width_, width_, far_, neighbours},
+          &one, 1, columns_, {width_, step, width_, width_, far_, neighbours, w_.w.adaptive()},
           reduced_.get() + n * line, lane(reduced_taps_.get(), n * line), Products<V>{V(1)},
           special_);
     };
     // What all sums are multiplied by, or 0 if they are divided.
     const V factor = divisors_ ? divisors_->factor() : V(1);
-    for (int64_t d = b.d0; d < b.d1; ++d)
+    for (int64_t d = b.d0; d < b.d1; ++d) {
+      const RealTaps through{w_.d, d};
       for (int64_t h = b.h0, rows; h < b.h1;
            h += rows, to += rows * row, taps = lane(taps, rows * taps_row)) {
-        rows = straight ? 1 : rows_together(d, h, b.h1);
+        rows = straight || through.last - through.first != 1 ? 1 : rows_together(h, b.h1);
         list.clear(), reduced.clear();
-        for (int64_t td = w_.d.first(d); td < w_.d.last(d); ++td)
-          for (int64_t th = w_.h.first(h); th < w_.h.last(h + rows - 1) + rows - 1; ++th) {
+        const RealTaps down{w_.h, h}, end{w_.h, h + rows - 1};
+        for (int64_t td = through.first; td < through.last; ++td)
+          for (int64_t th = down.first; th < end.last + rows - 1; ++th) {
             const int64_t base = w_.number(td, th, 0);
-            const int64_t id = w_.d.start(d) + td * w_.d.dilation;
-            const int64_t ih = w_.h.start(h) + th * w_.h.dilation;
-            const bool opens = th == w_.h.first(h);
+            const int64_t id = through.start + td * w_.d.dilation;
+            const int64_t ih = down.start + th * w_.h.dilation;
+            const bool opens = th == down.first;
             if (straight) {
               list.push_back({in.line(id, ih), nullptr, base, opens});
               continue;
@@ -223,25 +235,25 @@ class LanePool {
           }
         const auto reduce = [&](const auto& finish) {
           constexpr Rule kRule = rule == Rule::kWatched ? Rule::kPlain : rule;
-          const auto down = [&]<int G>() {
-            const int64_t first = w_.h.first(h);
-            const Neighbours n{first, w_.h.last(h) - first, int64_t(reduced.size()),
-                               line,  reduced[0].base,      w_.w.kernel};
+          const auto go = [&]<int G>() {
+            const Neighbours n{down.first, down.last - down.first, int64_t(reduced.size()),
+                               line,       reduced[0].base,        w_.w.kernel};
             reduce_down<R, kRule, Pairs, G>(n, reduced[0], b.columns(), width_, to, row, cell, taps,
                                             taps_row, taps_cell, finish);
           };
           if (straight)
-            reduce_row<R, rule, false, Pairs, U>(list.data(), int64_t(list.size()), columns_,
-                                                 {width_, step, cell, taps_cell, far_, neighbours},
-                                                 to, taps, finish, special_);
+            reduce_row<R, rule, false, Pairs, U>(
+                list.data(), int64_t(list.size()), columns_,
+                {width_, step, cell, taps_cell, far_, neighbours, w_.w.adaptive()}, to, taps,
+                finish, special_);
           else if (rows == 1)
             reduce_row<R, kRule, true, Pairs, U>(reduced.data(), int64_t(reduced.size()), units_,
-                                                 {width_, 0, cell, taps_cell, false, 1}, to, taps,
-                                                 finish, special_);
+                                                 {width_, 0, cell, taps_cell, false, 1, false}, to,
+                                                 taps, finish, special_);
           else if (rows == kTogether)
-            down.template operator()<kTogether>();
+            go.template operator()<kTogether>();
           else
-            down.template operator()<kTogether / 2>();
+            go.template operator()<kTogether / 2>();
         };
         if constexpr (R::kSums)
           if (factor == V(0)) {
@@ -252,6 +264,7 @@ class LanePool {
           }
         reduce(Products<V>{factor});
       }
+    }
   }
 
   // Whether cells were read that need the full rule.
@@ -260,8 +273,7 @@ class LanePool {
  private:
   // How many rows of outputs from row h on, before `end`, go together. Groups begin at multiples:
   // which rows a block holds makes no difference to a sum.
-  int64_t rows_together(int64_t d, int64_t h, int64_t end) const {
-    if (w_.d.last(d) - w_.d.first(d) != 1) return 1;
+  int64_t rows_together(int64_t h, int64_t end) const {
     for (int64_t some = together(w_.h); some >= kTogether / 2; some /= 2)
       if (h % some == 0 && h + some <= end) return some;
     return 1;

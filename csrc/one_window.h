@@ -46,6 +46,7 @@ struct Pitches {
   int64_t width, step, to, taps;
   bool far;          // whether cells come from beyond the cache
   int64_t together;  // windows that go together, or 1
+  bool mixed;        // whether the sizes of windows change from output to output
 };
 
 template <class L>
