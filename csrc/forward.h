@@ -4,6 +4,7 @@
 //   innermost axes have no windows of their own.)
 // - Small windows that give as many outputs as cells take a contiguous plane for one row: flat.h.
 // - The windows of networks, 2/2, 3/1 and 3/2, go down contiguous planes in strips: strips.h.
+// - Those of three axes are pooled slice by slice so, and then down the slices: slices.h.
 // - Long rows of other small windows are read where they lie: direct.h.
 // - Other long rows, and large windows, are staged first: rows.h.
 // - Other small planes are turned into lanes: lane_planes.h. So are channels that are too few to
@@ -19,111 +20,11 @@
 
 #include "direct.h"
 #include "flat.h"
+#include "slices.h"
+#include "store.h"
 #include "strips.h"
 
 namespace poolkit {
-
-// ---- writing results ----
-
-// Padding may tie with -inf, and then a tap of the padding may have come first: the first real tap
-// takes its place.
-template <class L>
-L real_tap(const Window& w, int64_t d, int64_t h, int64_t i, L tap) {
-  const int64_t tw = int64_t(tap) % w.w.kernel, th = int64_t(tap) / w.w.kernel % w.h.kernel;
-  const int64_t td = int64_t(tap) / w.w.kernel / w.h.kernel;
-  const auto real = [](const Axis& a, int64_t o, int64_t t) {
-    return a.first(o) <= t && t < a.last(o);
-  };
-  if (real(w.w, i, tw) && real(w.h, h, th) && real(w.d, d, td)) return tap;
-  return L(w.number(w.d.first(d), w.h.first(h), w.w.first(i)));
-}
-
-template <class F, class T, class R, bool Exact>
-void store_rows(const RowPool<T, R, Exact>& pool, const Block& b, const Result<F, T>& result,
-                const Window& w, int64_t run) {
-  using V = typename R::Value;
-  using L = typename R::Lane;
-  constexpr int N = kLanes<V>;
-  const PlaneStarts starts{run, w.outputs()};
-  const int64_t n = b.columns(), line = w.w.out;
-  const bool whole = n == line && run == 1;
-  const int64_t first = (b.d0 * w.h.out + b.h0) * line + b.w0;
-  const int64_t end =
-      starts[b.plane + b.planes - 1] + first + ((b.h1 - b.h0 - 1) * line + n - 1) * run + 1;
-  for (int64_t p = 0; p < b.planes; ++p) {
-    int64_t from = p * pool.rows_per_plane() * pool.pitch();
-    int64_t to = starts[b.plane + p] + first * run;
-    for (int64_t h = b.h0; h < b.h1; ++h, from += pool.pitch(), to += line * run) {
-      V* const values = pool.values() + from;
-      L* const taps = lane(pool.taps(), from);
-      const int64_t stop = whole ? end : to + n;
-      if constexpr (R::kOffsets && Exact)
-        for (int64_t i = 0; i < n; ++i)
-          if (values[i] == lowest<V>()) taps[i] = real_tap(w, b.d0, h, b.w0 + i, taps[i]);
-      if (run != 1) {
-        for (int64_t i = 0; i < n; i += N) {
-          Vec<V> v = load(values + i);
-          if constexpr (R::kSums)
-            if (result.divisors) v = result.divisors->quotients(v + Vec<V>{}, b.d0, h, b.w0 + i);
-          for (int64_t k = 0; k < std::min<int64_t>(N, n - i); ++k)
-            result.y[to + (i + k) * run] = convert_back<T, V>(v[k]);
-        }
-      } else if (R::kSums && result.divisors) {
-        store_row(values, n, result.y + to, result.y + stop, [&](T* p, int64_t i, const Vec<V>& v) {
-          if constexpr (R::kSums)
-            write<T, V>(p, result.divisors->quotients(v + Vec<V>{}, b.d0, h, b.w0 + i));
-        });
-      } else {
-        store_row(values, n, result.y + to, result.y + stop,
-                  [](T* p, int64_t, const Vec<V>& v) { write<T, V>(p, v); });
-      }
-      if constexpr (R::kOffsets)
-        result.offsets.template as<typename F::Offset>([&]<class O>(O* offsets) {
-          if (run != 1)
-            for (int64_t i = 0; i < n; ++i) offsets[to + i * run] = O(taps[i]);
-          else
-            store_row(taps, n, offsets + to, offsets + stop, [](O* p, int64_t, const Vec<L>& v) {
-              for (int k = 0; k < N; ++k) p[k] = O(v[k]);
-            });
-        });
-    }
-  }
-}
-
-// Lanes [first, first + N) of the block's planes, from vectors back to planes.
-template <class F, class T, class R, bool Exact>
-void store_planes(const PlanePool<T, R, Exact>& pool, const Block& b, int64_t first,
-                  const Result<F, T>& result, const Window& w, int64_t run) {
-  using V = typename R::Value;
-  using L = typename R::Lane;
-  constexpr int N = kLanes<V>;
-  const PlaneStarts starts{run, w.outputs()};
-  const int64_t count = std::min<int64_t>(N, b.planes - first), columns = b.columns();
-  int64_t start[N];
-  for (int k = 0; k < N; ++k) start[k] = starts[b.plane + std::min(first + k, b.planes - 1)];
-  // Rows that follow each other in memory go together.
-  const bool whole = columns == w.w.out && (b.d1 - b.d0 == 1 || b.h1 - b.h0 == w.h.out);
-  const int64_t n = whole ? b.rows() * columns : columns;
-  int64_t cell = 0;
-  for (int64_t d = b.d0; d < b.d1; ++d)
-    for (int64_t h = b.h0; h < b.h1; ++h, cell += columns) {
-      const int64_t corner = ((d * w.h.out + h) * w.w.out + b.w0) * run;
-      scatter_planes(pool.values() + cell * N, count, n,
-                     [&](int64_t k, int64_t c, const Vec<V>& v, int lanes) {
-                       store_cells<T, V>(result.y + start[k] + corner + c * run, run, v, lanes);
-                     });
-      if constexpr (R::kOffsets)
-        result.offsets.template as<typename F::Offset>([&]<class O>(O* offsets) {
-          scatter_planes(pool.taps() + cell * N, count, n,
-                         [&](int64_t k, int64_t c, const Vec<L>& v, int lanes) {
-                           store_cells<O, L>(offsets + start[k] + corner + c * run, run, v, lanes);
-                         });
-        });
-      if (whole) return;
-    }
-}
-
-// ---- schemes ----
 
 template <class F, class T>
 void forward_rows(const T* x, const Result<F, T>& result, const Window& w, int64_t planes,
@@ -183,12 +84,9 @@ void forward_direct(const T* x, const Result<F, T>& result, const Window& w, int
 
 template <class F, class T>
 void forward_strips(const T* x, const Result<F, T>& result, const Window& w, int64_t planes) {
-  constexpr int64_t kBytes = 24 << 10;
-  // Neighbouring strips find the rows in cache.
   const int64_t group = planes_together<typename F::V>(w);
   const int64_t groups = (planes + group - 1) / group;
-  int64_t rows = kBytes / (w.h.stride * w.w.size * int64_t(sizeof(T)));
-  rows = std::clamp<int64_t>(rows, std::min<int64_t>(8, w.h.out), w.h.out);
+  int64_t rows = strip_rows<T>(w);
   const int64_t threads = torch::stable::get_num_threads();
   while (rows > 8 && groups * ((w.h.out + rows - 1) / rows) < 4 * threads) rows = (rows + 1) / 2;
   const int64_t parts = (w.h.out + rows - 1) / rows;
@@ -577,6 +475,8 @@ void forward(const T* x, const Result<F, T>& result, const Window& w, int64_t pl
       if (suits_flat<F>(w, all)) return forward_flat<F>(x, result, slices, all);
       if (suits_strips<F>(w)) return forward_strips<F>(x, result, slices, all);
     }
+  if constexpr (kHasSlices<F, T>)
+    if (run == 1 && suits_slices<F>(w)) return forward_slices<F>(x, result, w, planes);
   // (One long row of stride 4 can be cut, staged, into as many pieces as there are threads.)
   const bool cut = w.w.stride == 4 && planes * w.d.out * w.h.out < 8;
   if constexpr (kHasDirect<F>)

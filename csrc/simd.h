@@ -140,6 +140,11 @@ class Watch {
       bits_ |= _mm512_cmp_ps_mask(__m512(a), __m512(b), _CMP_UNORD_Q);
       return;
     }
+#elif defined(__AVX__)
+    if constexpr (std::is_same_v<V, float>) {
+      lanes_ |= Lanes(_mm256_cmp_ps(__m256(a), __m256(b), _CMP_UNORD_Q));
+      return;
+    }
 #endif
     if constexpr (std::is_floating_point_v<V>) lanes_ |= (a != a) | (b != b);
   }

@@ -62,6 +62,14 @@ int planes_together(const Window& w) {
   return planes;
 }
 
+// Rows of outputs of a block: neighbouring strips find their cells in cache.
+template <class T>
+int64_t strip_rows(const Window& w) {
+  constexpr int64_t kBytes = 24 << 10;
+  const int64_t rows = kBytes / (w.h.stride * w.w.size * int64_t(sizeof(T)));
+  return std::clamp<int64_t>(rows, std::min<int64_t>(8, w.h.out), w.h.out);
+}
+
 template <class F, class T>
 class StripPool {
   using R = typename F::Plain;
@@ -111,13 +119,13 @@ class StripPool {
 
   // The rows [h0, h1) of the planes of a block. What lies behind them may be written too, because
   // it is written later: up to row `row` of these planes, and if that ends them, up to plane
-  // `plane`. False if something special was met.
-  bool operator()(const Block& b, int64_t row, int64_t plane) {
+  // `plane`. The result begins with plane `first`. False if something special was met.
+  bool operator()(const Block& b, int64_t row, int64_t plane, int64_t first = 0) {
     special_ = Watched{};
     if (w_.w.kernel == 2)
-      pool<2, 2>(b, row, plane);
+      pool<2, 2>(b, row, plane, first);
     else
-      w_.w.stride == 1 ? pool<3, 1>(b, row, plane) : pool<3, 2>(b, row, plane);
+      w_.w.stride == 1 ? pool<3, 1>(b, row, plane, first) : pool<3, 2>(b, row, plane, first);
     if constexpr (kKeys<V, T>) special_.lanes() |= special_.keys.template lanes<T>();
     return R::kSums || !special_.any();
   }
@@ -144,13 +152,13 @@ class StripPool {
   };
 
   template <int K, int S>
-  void pool(const Block& b, int64_t row_end, int64_t plane_end) {
+  void pool(const Block& b, int64_t row_end, int64_t plane_end, int64_t first_plane) {
     const Axis &a = w_.w, &h = w_.h;
     Place place{};
     for (int64_t p = 0; p < together_; ++p) {
       const int64_t plane = b.plane + std::min(p, b.planes - 1);
       place.cells[p] = find_rows(plane, b, copies_[p]) - a.before;
-      place.to[p] = (plane * h.out + b.h0) * a.out;
+      place.to[p] = ((plane - first_plane) * h.out + b.h0) * a.out;
       place.room[p] = (row_end - b.h0) * a.out;
       // (Behind any other plane lies one that is written at the same time.)
       if (p + 1 >= b.planes && row_end == h.out)
@@ -357,7 +365,7 @@ class StripPool {
     template <class D, class W, class Store>
     [[gnu::always_inline]] void put_values(D* to, const W& v, const Store& store) const {
       constexpr int64_t kSome = N / P;
-      if (P == 1 && room_[0] >= N) return store(to + to_[0], v);
+      if (P == 1 && __builtin_expect(room_[0] >= N, 1)) return store(to + to_[0], v);
       D some[N];
       store(some, v);
       for (int p = 0; p < P; ++p)
