@@ -13,6 +13,7 @@
 #include "fill.h"
 #include "forward.h"
 #include "operators.h"
+#include "spread.h"
 
 namespace poolkit {
 namespace {
@@ -295,6 +296,8 @@ Tensor avg_pool_backward(const Tensor& g, const Window& window) {
     } else if (turns(w.d) && turns(w.h) && turns(w.w) && w.taps() > 1 &&
                (common_divisor(w) || std::is_same_v<T, Wide<T>>)) {
       avg_backward_turned(from, to, w, planes, run);
+    } else if (run == 1 && spreads<Wide<T>>(w, planes)) {
+      Spread<T>(from, to, w, planes)();
     } else if (outputs_per_cell(w) <= 16 &&
                (run >= kLanes<Wide<T>> || 2 * planes * run > kLanes<Wide<T>>)) {
       const Divisors<Wide<T>> divisors(w);
