@@ -1,9 +1,11 @@
 // Average pooling and its adjoint.
 //
 // Forward: sums by the scheme of forward.h in a type wide enough, then one division per output.
-// Backward, for one input row: the gradient rows of all outputs that hold it are divided by their
-// divisors and added up (column pass), then every cell of the row adds the columns that hold it
-// (row pass). Each cell is written once, in a fixed order: the same bits for any number of threads.
+// Backward, a cell adds the divided gradients of the outputs that hold it: along whole rows
+// (spread.h), by vectors of planes or channels (adjoint.h), as a pooling by windows turned about,
+// or row by row: the gradient rows of all outputs that hold an input row are added up, then every
+// cell of it adds the columns that hold it. Always in a fixed order: the same bits for any number
+// of threads.
 #include <optional>
 #include <utility>
 #include <vector>
@@ -296,7 +298,7 @@ Tensor avg_pool_backward(const Tensor& g, const Window& window) {
     } else if (turns(w.d) && turns(w.h) && turns(w.w) && w.taps() > 1 &&
                (common_divisor(w) || std::is_same_v<T, Wide<T>>)) {
       avg_backward_turned(from, to, w, planes, run);
-    } else if (run == 1 && spreads<Wide<T>>(w, planes)) {
+    } else if (run == 1 && spreads<Wide<T>>(w)) {
       Spread<T>(from, to, w, planes)();
     } else if (outputs_per_cell(w) <= 16 &&
                (run >= kLanes<Wide<T>> || 2 * planes * run > kLanes<Wide<T>>)) {

@@ -235,7 +235,7 @@ class RunPool {
   void add(const Block& b, int64_t first, int64_t n) {
     using R = typename F::Plain;
     const auto go = [&]<int U, bool Pairs>() {
-      LanePool<R, Rule::kPlain, U, Pairs> pool(w_, n, result_.divisors, far_);
+      LanePool<R, Rule::kPlain, U, Pairs> pool(w_, n, result_.divisors, is_large(w_), far_);
       NoOffset* const none = nullptr;
       pool(cells(b, first), b, result_.y + start(b) + first, line(), run_, none, 0, 0);
     };
@@ -262,7 +262,7 @@ class RunPool {
     Buffer<L> taps;
     bool special = false;
     const auto go = [&]<int U>() {
-      LanePool<R, kRule, U> pool(w_, n, nullptr);
+      LanePool<R, kRule, U> pool(w_, n, nullptr, true);
       if constexpr (kBytes)
         pool(cells(b, first), b, result_.y + to, line(), run_,
              static_cast<uint8_t*>(result_.offsets.data) + to, line(), run_);
@@ -299,19 +299,21 @@ struct RunPlan {
   int64_t rows, columns, channels;         // of a block, at most; the last channels may be more
   int64_t strips, column_strips, bundles;  // how many there are of each
 
-  // `keeps`: rows are reduced along themselves first, and kept. `width`: channels of a step.
+  // `keeps`: rows are reduced along themselves first, and kept. `grouped`: rows of outputs go
+  // together. `width`: channels of a step.
   RunPlan(const Window& w, int64_t planes, int64_t run, int64_t width, int64_t value_bytes,
-          bool keeps) {
+          bool keeps, bool grouped) {
     const int64_t threads = torch::stable::get_num_threads();
     const auto reach = [](const Axis& a) {
       return a.adaptive() ? a.size / a.out + 1 : std::min(a.extent(), a.size);
     };
     const int64_t depth = std::max<int64_t>(
         1, w.d.adaptive() ? w.d.size / w.d.out + 1 : std::min(w.d.kernel, w.d.size));
-    const int64_t slices = planes * w.d.out;
+    const int64_t slices = planes * w.d.out, least = grouped ? kTogether : 1;
+    const int64_t most_parts = std::max<int64_t>(1, slices * ((w.h.out + least - 1) / least));
     // Channels are shared out only where there is too little else.
-    channels = run / std::clamp<int64_t>(4 * threads / std::max<int64_t>(1, slices * w.h.out), 1,
-                                         std::max<int64_t>(1, run / width));
+    channels =
+        run / std::clamp<int64_t>(4 * threads / most_parts, 1, std::max<int64_t>(1, run / width));
     columns = w.w.out;
     if (keeps) {
       // The rows of a block stay in the second-level cache: of few channels, if need be, and of few
@@ -333,7 +335,7 @@ struct RunPlan {
     while (rows > 1 && slices * bundles * column_strips * parts() < 4 * threads)
       rows = (rows + 1) / 2;
     rows = (w.h.out + parts() - 1) / parts();
-    if (keeps) rows = in_groups(rows);
+    if (grouped) rows = in_groups(rows);
     strips = parts();
   }
 
@@ -368,7 +370,8 @@ void forward_runs(const T* x, const Result<F, T>& result, const Window& w, int64
                   int64_t run) {
   using V = typename F::V;
   const bool keeps = !is_straight(w, std::is_same_v<T, V> ? 1 : 3);
-  const RunPlan plan(w, planes, run, 4 * kLanes<V>, sizeof(V), keeps);
+  const bool grouped = keeps && together(w.h) > 1;
+  const RunPlan plan(w, planes, run, 4 * kLanes<V>, sizeof(V), keeps, grouped);
   const int64_t cells = std::min(w.taps(), w.cells());
   const int64_t cost =
       plan.rows * plan.columns * plan.channels * std::clamp<int64_t>(cells, 4, 1 << 12);
@@ -376,7 +379,6 @@ void forward_runs(const T* x, const Result<F, T>& result, const Window& w, int64
     RunPool<F, T> pool(x, planes, result, w, run);
     for (; item < stop; ++item) {
       const auto [b, bundle] = plan.block(item, w);
-      if (b.h0 >= b.h1) continue;
       const int64_t first = bundle * plan.channels;
       pool(b, first, bundle + 1 == plan.bundles ? run - first : plan.channels);
     }

@@ -104,7 +104,8 @@ class PlanePool {
         end_(x + planes * w.cells()),
         w_(w),
         starts_{run, w.cells()},
-        pool_(w, N, divisors) {}
+        // (Of few planes other schemes take windows one by one: a sum must come out the same.)
+        pool_(w, N, divisors, !R::kSums) {}
 
   // Pools lanes [first, first + N) of the block's planes. False if something special was met.
   bool operator()(const Block& b, int64_t first) {

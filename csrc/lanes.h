@@ -4,8 +4,9 @@
 // the same form (lane_planes.h). A window is then a loop over its cells (one_window.h), whatever
 // its geometry: edges, dilation and adaptive windows cost nothing. Few taps are reduced straight
 // from the input; more go by way of rows that are reduced along themselves first, once for all
-// windows that share them. Either way cells meet in row-major order, so ties, signed zeros and NaN
-// come out as torch's to the bit.
+// windows that share them, and of five taps and more neighbouring windows go together
+// (neighbours.h). In any case cells meet in row-major order, so ties, signed zeros and NaN come out
+// as torch's to the bit.
 #pragma once
 
 #include <algorithm>
@@ -16,9 +17,9 @@
 
 namespace poolkit {
 
-// Outputs [i, end) of a row, whose windows have the same number of taps, K, in each input row (0:
-// any number). All values of one output come before the next output: long cells are read as they
-// lie. finish(0, i) is what becomes of sum i.
+// Outputs [i, end) of a row, whose windows have K taps in each input row (0: any number, which may
+// change from output to output). All values of one output come before the next output: long cells
+// are read as they lie. finish(0, i) is what becomes of sum i.
 //
 // Not inlined, so that the loops have the registers to themselves: an address that waits in a
 // vector register waits behind all vectors that wait for memory.
@@ -162,15 +163,22 @@ struct View {
 };
 
 // Reduces blocks of cells that are `width` values wide, U vectors at a time. Sums are divided.
-// Pairs: of bfloat16, whose width is a multiple of U vectors.
+// Pairs: of bfloat16, whose width is a multiple of U vectors. `groups`: whether neighbouring
+// windows go together.
 template <class R, Rule rule, int U, bool Pairs = false>
 class LanePool {
   using V = typename R::Value;
   using L = typename R::Lane;
 
  public:
-  LanePool(const Window& w, int64_t width, const Divisors<V>* divisors, bool far = false)
-      : w_(w), width_(width), divisors_(divisors), far_(far) {}
+  LanePool(const Window& w, int64_t width, const Divisors<V>* divisors, bool groups,
+           bool far = false)
+      : w_(w),
+        width_(width),
+        divisors_(divisors),
+        along_(groups ? together(w.w) : 1),
+        down_(groups ? together(w.h) : 1),
+        far_(far) {}
 
   // The results of output row r of the block go to `to` + r * row, cells `cell` apart, and the taps
   // likewise to `taps`.
@@ -195,7 +203,7 @@ class LanePool {
     }
     std::vector<CellRow<R, C>> list;
     std::vector<CellRow<R, V>> reduced;
-    const int64_t step = w_.w.dilation * in.cell, neighbours = together(w_.w);
+    const int64_t step = w_.w.dilation * in.cell;
     const auto number = [&](int64_t id, int64_t ih) {
       return (id - d_seen.low) * h_seen.size() + ih - h_seen.low;
     };
@@ -205,7 +213,7 @@ class LanePool {
       if (std::exchange(done_[size_t(n)], 1)) return;
       const CellRow<R, C> one{in.line(id, ih), nullptr, 0, true};
       reduce_row<R, rule, false, Pairs, U>(
-          &one, 1, columns_, {width_, step, width_, width_, far_, neighbours, w_.w.adaptive()},
+          &one, 1, columns_, {width_, step, width_, width_, far_, along_, w_.w.adaptive()},
           reduced_.get() + n * line, lane(reduced_taps_.get(), n * line), Products<V>{V(1)},
           special_);
     };
@@ -244,8 +252,8 @@ class LanePool {
           if (straight)
             reduce_row<R, rule, false, Pairs, U>(
                 list.data(), int64_t(list.size()), columns_,
-                {width_, step, cell, taps_cell, far_, neighbours, w_.w.adaptive()}, to, taps,
-                finish, special_);
+                {width_, step, cell, taps_cell, far_, along_, w_.w.adaptive()}, to, taps, finish,
+                special_);
           else if (rows == 1)
             reduce_row<R, kRule, true, Pairs, U>(reduced.data(), int64_t(reduced.size()), units_,
                                                  {width_, 0, cell, taps_cell, false, 1, false}, to,
@@ -274,7 +282,7 @@ class LanePool {
   // How many rows of outputs from row h on, before `end`, go together. Groups begin at multiples:
   // which rows a block holds makes no difference to a sum.
   int64_t rows_together(int64_t h, int64_t end) const {
-    for (int64_t some = together(w_.h); some >= kTogether / 2; some /= 2)
+    for (int64_t some = down_; some >= kTogether / 2; some /= 2)
       if (h % some == 0 && h + some <= end) return some;
     return 1;
   }
@@ -282,6 +290,7 @@ class LanePool {
   const Window& w_;
   const int64_t width_;
   const Divisors<V>* const divisors_;
+  const int64_t along_, down_;  // outputs that go together along the row, and rows of them
   const bool far_;
   int64_t begin_ = 0, end_ = 0;  // the outputs that columns_ are of
   std::vector<Column> columns_, units_;

@@ -1,8 +1,7 @@
 // Neighbouring windows of five taps and more: what they hold together is reduced once.
 //
-// Eight windows of nine that begin a cell apart, or four of five, are found from registers. They
-// read each of their cells once, 16 and not 72, and need no more steps than that, whatever the
-// taps.
+// Eight windows of nine that begin a cell apart, or four of five, are found from registers: 16
+// cells are read once, in place of 72, and met in 21 steps, in place of 64.
 //
 // clang-format off
 //   cells        a b c d e f g h     four windows of five
@@ -15,7 +14,8 @@
 // Along a row the cells are runs of channels; down the rows, cells that are reduced along their row
 // already. At the edges some windows begin with the same cell, or end with the last one. A sum is
 // put together in this order, so which windows go together must not depend on how the work is cut:
-// groups begin at multiples.
+// groups begin at multiples. (And small windows, whose sums do not depend on where an axis begins
+// either, are added up one by one.)
 #pragma once
 
 #include <algorithm>

@@ -245,9 +245,9 @@ template <int P, class V, class D, class F>
 }
 
 // The same for sums: rows are added up along themselves, then down the slice, then the slices, as
-// rows.h does, so that a sum does not depend on the scheme. It begins with 0: -0 becomes +0. Cells
-// of type C and sums stored as D are converted on the way. Sub: the cells are sums already. Square:
-// there are K rows too, of one slice.
+// rows.h does, so that a sum does not depend on the scheme unless windows are large. It begins with
+// 0: -0 becomes +0. Cells of type C and sums stored as D are converted on the way. Sub: the cells
+// are sums already. Square: there are K rows too, of one slice.
 template <class R, bool Sub, bool Pairs, int U, int K, bool Square, class C, class D, class F>
 [[gnu::always_inline]] inline void sum_window(const CellRow<R, C>* rows, int64_t count,
                                               const Column& c, int64_t first, int64_t step, D* to,

@@ -140,7 +140,7 @@ class Watch {
       bits_ |= _mm512_cmp_ps_mask(__m512(a), __m512(b), _CMP_UNORD_Q);
       return;
     }
-#elif defined(__AVX__)
+#elif defined(__AVX2__)
     if constexpr (std::is_same_v<V, float>) {
       lanes_ |= Lanes(_mm256_cmp_ps(__m256(a), __m256(b), _CMP_UNORD_Q));
       return;

@@ -6,29 +6,28 @@
 //                                   b, d by two, o + p, p + q
 // clang-format on
 //
-// A plane of gradients is divided once, into rows with zeros before and behind them. What a row of
-// cells gets is the sum of the few rows of outputs that hold it, at most three vectors that begin
-// an output apart; its cells are one of these or the sum of two, by their number modulo the stride.
-// So vectors are interleaved and stored as they lie, and nothing is transposed.
+// Gradients are divided once, into rows with zeros before and behind them. The outputs of a row
+// that hold every second, or every fourth, cell are neighbours: a vector of such cells adds at most
+// two vectors of each row of outputs that holds it, in row-major order. Then vectors are
+// interleaved and stored as they lie, and nothing is transposed.
 #pragma once
 
 #include <algorithm>
 #include <vector>
 
-#include "backward.h"
-#include "divisors.h"
+#include "adjoint.h"
 
 namespace poolkit {
 
 // Whether rows are long enough, for sums of type V, to pay for what each costs.
 template <class V>
-bool spreads(const Window& w, int64_t planes) {
+bool spreads(const Window& w) {
   const auto plain = [](const Axis& a) {
     return !a.adaptive() && a.dilation == 1 && a.kernel <= 2 * a.stride;
   };
   const Axis& a = w.w;
   return plain(w.d) && plain(w.h) && plain(a) && (a.stride == 2 || a.stride == 4) &&
-         a.before < a.kernel && 2 * a.out >= 5 * kLanes<V> && planes >= 16;
+         a.before < a.kernel && 2 * a.out >= 5 * kLanes<V>;
 }
 
 template <class T>
@@ -37,7 +36,6 @@ class Spread {
   static constexpr int N = kLanes<V>;
 
  public:
-  // `planes` of any axes.
   Spread(const T* g, T* out, const Window& w, int64_t planes)
       : g_(g),
         out_(out),
@@ -45,85 +43,92 @@ class Spread {
         planes_(planes),
         divisors_(w),
         vectors_(((w.w.size + w.w.stride - 1) / w.w.stride + N - 1) / N),
-        pitch_((std::max(w.w.out, vectors_ * N + w.w.before / w.w.stride + 1) / N + 3) * N),
-        depths_(held(w.d)),
-        heights_(held(w.h)) {
+        pitch_((std::max(w.w.out, vectors_ * N + w.w.before / w.w.stride + 1) / N + 3) * N) {
+    depths_.find(w.d, 0, w.d.size), heights_.find(w.h, 0, w.h.size);
     for (int64_t d = 0; d < w.d.out; ++d)
       for (int64_t h = 0; h < w.h.out; ++h) row_divisors_.push_back(V(divisors_.row(d, h)));
   }
 
+  // Shares out planes, and where these are few their slices, or rows.
   void operator()() const {
-    const int64_t rows = w_.d.out * w_.h.out;
-    parallel(planes_, w_.cells() + w_.outputs(), [&](int64_t plane, int64_t stop) {
-      Buffer<V> divided(rows * pitch_ + N);
-      std::fill_n(divided.get(), rows * pitch_ + N, V(0));
-      const T* const end = out_ + stop * w_.cells();
-      for (; plane < stop; ++plane) {
-        divide(plane, divided.get() + N);
-        T* const to = out_ + plane * w_.cells();
-        if (w_.w.stride == 2)
-          w_.w.before % 2 ? add<2, 1>(divided.get() + N, to, end)
-                          : add<2, 0>(divided.get() + N, to, end);
-        else if (w_.w.before % 4 < 2)
-          w_.w.before % 4 ? add<4, 1>(divided.get() + N, to, end)
-                          : add<4, 0>(divided.get() + N, to, end);
-        else
-          w_.w.before % 4 == 3 ? add<4, 3>(divided.get() + N, to, end)
-                               : add<4, 2>(divided.get() + N, to, end);
+    const bool deep = w_.d.size > 1;
+    const Axis& outer = deep ? w_.d : w_.h;
+    const int64_t threads = torch::stable::get_num_threads();
+    const int64_t most = std::max<int64_t>(1, outer.size / (4 * outer.kernel));
+    const int64_t parts = std::clamp<int64_t>(4 * threads / planes_, 1, most);
+    const int64_t part = (outer.size + parts - 1) / parts;
+    parallel(planes_ * parts, (w_.cells() + w_.outputs()) / parts, [&](int64_t item, int64_t stop) {
+      Buffer<V> divided;
+      for (; item < stop; ++item) {
+        const int64_t begin = std::min(outer.size, item % parts * part);
+        const int64_t end = std::min(outer.size, begin + part);
+        if (begin == end) continue;
+        Block b{item / parts, 1, 0, w_.d.size, 0, w_.h.size, 0, w_.w.size};
+        (deep ? b.d0 : b.h0) = begin, (deep ? b.d1 : b.h1) = end;
+        spread(b, divided);
       }
     });
   }
 
  private:
-  // The outputs that hold a cell of an axis: at most two.
-  struct Held {
-    int count = 0;
-    int64_t at[2] = {};
-  };
-
-  static std::vector<Held> held(const Axis& a) {
-    std::vector<Held> all(size_t(a.size));
-    for (int64_t c = 0; c < a.size; ++c)
-      for_holders(a, c,
-                  [&, &one = all[size_t(c)]](int64_t o, int64_t) { one.at[one.count++] = o; });
-    return all;
+  // The gradients of a block of whole rows of cells.
+  void spread(const Block& b, Buffer<V>& divided) const {
+    const auto [d_low, d_high] = outputs_of(w_.d, b.d0, b.d1);
+    const auto [h_low, h_high] = outputs_of(w_.h, b.h0, b.h1);
+    const int64_t all = (d_high - d_low) * (h_high - h_low) * pitch_ + N;
+    V* const rows = divided.reserve(all) + N;
+    std::fill_n(divided.get(), all, V(0));
+    V* to = rows;
+    for (int64_t d = d_low; d < d_high; ++d)
+      for (int64_t h = h_low; h < h_high; ++h, to += pitch_) divide(b.plane, d, h, to);
+    // That of output row (d, h) is rows + (d * height + h) * pitch - corner.
+    const int64_t height = h_high - h_low, corner = (d_low * height + h_low) * pitch_;
+    const V* const shifted = rows + w_.w.before / w_.w.stride;
+    const auto add = [&]<int S, int Before>() { add_rows<S, Before>(b, shifted, height, corner); };
+    const int64_t phase = w_.w.before % w_.w.stride;
+    if (w_.w.stride == 2)
+      phase ? add.template operator()<2, 1>() : add.template operator()<2, 0>();
+    else if (phase < 2)
+      phase ? add.template operator()<4, 1>() : add.template operator()<4, 0>();
+    else
+      phase == 3 ? add.template operator()<4, 3>() : add.template operator()<4, 2>();
   }
 
-  // What stands around the rows stays zero.
-  void divide(int64_t plane, V* to) const {
-    const T* from = g_ + plane * w_.outputs();
-    const int64_t n = w_.w.out;
-    Vec<V> number{};
-    for (int k = 0; k < N; ++k) number[k] = V(k);
-    for (const V row : row_divisors_) {
-      int64_t i = 0;
-      for (; i + N <= n; i += N)
-        store(to + i, divisors_.row_quotients(load_as<V>(from + i), row, i));
-      if (i < n) {
-        // What follows the row counts as 0, which stays 0.
-        const bool last = from + i + N > g_ + planes_ * w_.outputs();
-        T copy[N] = {};
-        if (last) std::copy_n(from + i, n - i, copy);
-        const Vec<V> v = load_as<V>(last ? copy : from + i);
-        const Vec<V> real = number < splat(V(n - i)) ? v : Vec<V>{};
-        store(to + i, divisors_.row_quotients(real, row, i));
-      }
-      from += n, to += pitch_;
-    }
+  // What stands around the row stays zero.
+  void divide(int64_t plane, int64_t d, int64_t h, V* to) const {
+    const int64_t n = w_.w.out, number = d * w_.h.out + h;
+    const T* const from = g_ + plane * w_.outputs() + number * n;
+    const V row = row_divisors_[size_t(number)];
+    int64_t i = 0;
+    for (; i + N <= n; i += N) store(to + i, divisors_.row_quotients(load_as<V>(from + i), row, i));
+    if (i == n) return;
+    // What follows the row counts as 0, which stays 0.
+    const bool last = from + i + N > g_ + planes_ * w_.outputs();
+    T copy[N] = {};
+    if (last) std::copy_n(from + i, n - i, copy);
+    const Vec<V> v = load_as<V>(last ? copy : from + i);
+    Vec<V> lanes{};
+    for (int k = 0; k < N; ++k) lanes[k] = V(k);
+    const Vec<V> real = lanes < splat(V(n - i)) ? v : Vec<V>{};
+    store(to + i, divisors_.row_quotients(real, row, i));
   }
 
   // What a vector spills over the end of a row is written again by the rows that follow.
   template <int S, int Before>
-  void add(const V* divided, T* to, const T* end) const {
+  void add_rows(const Block& b, const V* divided, int64_t height, int64_t corner) const {
+    const int64_t line = w_.w.size;
+    const auto place = [&](int64_t d, int64_t h) {
+      return out_ + b.plane * w_.cells() + (d * w_.h.size + h) * line;
+    };
+    const T* const end = place(b.d1 - 1, b.h1 - 1) + line;
     const V* rows[4];
-    for (int64_t d = 0; d < w_.d.size; ++d)
-      for (int64_t h = 0; h < w_.h.size; ++h, to += w_.w.size) {
-        const Held &depth = depths_[size_t(d)], &height = heights_[size_t(h)];
+    for (int64_t d = b.d0; d < b.d1; ++d)
+      for (int64_t h = b.h0; h < b.h1; ++h) {
         int count = 0;
-        for (int k = 0; k < depth.count; ++k)
-          for (int j = 0; j < height.count; ++j)
-            rows[count++] =
-                divided + (depth.at[k] * w_.h.out + height.at[j]) * pitch_ + w_.w.before / S;
+        for (const Holder* z = depths_.begin(d); z < depths_.end(d); ++z)
+          for (const Holder* y = heights_.begin(h); y < heights_.end(h); ++y)
+            rows[count++] = divided + ((z->output * height + y->output) * pitch_ - corner);
+        T* const to = place(d, h);
         if (count == 1)
           add_row<S, Before, 1>(rows, to, end);
         else if (count == 2)
@@ -131,7 +136,7 @@ class Spread {
         else if (count == 4)
           add_row<S, Before, 4>(rows, to, end);
         else
-          std::fill_n(to, w_.w.size, T{});
+          std::fill_n(to, line, T{});
       }
   }
 
@@ -139,25 +144,23 @@ class Spread {
   void add_row(const V* const (&rows)[4], T* to, const T* end) const {
     const int64_t kernel = w_.w.kernel;
     for (int64_t j = 0; j < vectors_; ++j) {
-      // Cell S * k + m is held by output k + shift, by tap r, and by the one before if tap r + S
+      // Cell S * k + m is held by output k + shift, by tap t, and by the one before if tap t + S
       // is one.
-      const auto sum = [&](int shift) __attribute__((always_inline)) {
-        Vec<V> all = Vec<V>{} + load(rows[0] + j * N + shift);
-        POOLKIT_UNROLL
-        for (int r = 1; r < Rows; ++r) all += load(rows[r] + j * N + shift);
-        return all;
-      };
-      const Vec<V> previous = Before + S < kernel ? sum(-1) : Vec<V>{};
-      const Vec<V> own = sum(0);
-      Vec<V> next{};
-      if constexpr (Before > 0) next = sum(1);
-      Vec<V> cells[S];
+      Vec<V> cells[S] = {};
       POOLKIT_UNROLL
-      for (int m = 0; m < S; ++m) {
-        const int r = (m + Before) % S;
-        const bool late = m + Before >= S;
-        cells[m] = r < kernel ? late ? next : own : Vec<V>{};
-        if (r + S < kernel) cells[m] = (late ? own : previous) + cells[m];
+      for (int r = 0; r < Rows; ++r) {
+        const V* const from = rows[r] + j * N;
+        const Vec<V> own = load(from);
+        Vec<V> next{}, previous{};
+        if constexpr (Before > 0) next = load(from + 1);
+        if (Before + S < kernel) previous = load(from - 1);
+        POOLKIT_UNROLL
+        for (int m = 0; m < S; ++m) {
+          const int t = (m + Before) % S;
+          const bool late = m + Before >= S;
+          if (t + S < kernel) cells[m] += late ? own : previous;
+          if (t < kernel) cells[m] += late ? next : own;
+        }
       }
       POOLKIT_UNROLL
       for (int part = 0; part < S; ++part) {
@@ -185,7 +188,7 @@ class Spread {
   const int64_t planes_;
   const Divisors<V> divisors_;
   const int64_t vectors_, pitch_;
-  const std::vector<Held> depths_, heights_;
+  Holders depths_, heights_;
   std::vector<V> row_divisors_;
 };
 

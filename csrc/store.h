@@ -19,9 +19,10 @@ L real_tap(const Window& w, int64_t d, int64_t h, int64_t i, L tap) {
   return L(w.number(w.d.first(d), w.h.first(h), w.w.first(i)));
 }
 
+// (The result begins with value `origin`.)
 template <class F, class T, class R, bool Exact>
 void store_rows(const RowPool<T, R, Exact>& pool, const Block& b, const Result<F, T>& result,
-                const Window& w, int64_t run) {
+                const Window& w, int64_t run, int64_t origin = 0) {
   using V = typename R::Value;
   using L = typename R::Lane;
   constexpr int N = kLanes<V>;
@@ -29,11 +30,11 @@ void store_rows(const RowPool<T, R, Exact>& pool, const Block& b, const Result<F
   const int64_t n = b.columns(), line = w.w.out;
   const bool whole = n == line && run == 1;
   const int64_t first = (b.d0 * w.h.out + b.h0) * line + b.w0;
-  const int64_t end =
-      starts[b.plane + b.planes - 1] + first + ((b.h1 - b.h0 - 1) * line + n - 1) * run + 1;
+  const int64_t end = starts[b.plane + b.planes - 1] + first +
+                      ((b.h1 - b.h0 - 1) * line + n - 1) * run + 1 - origin;
   for (int64_t p = 0; p < b.planes; ++p) {
     int64_t from = p * pool.rows_per_plane() * pool.pitch();
-    int64_t to = starts[b.plane + p] + first * run;
+    int64_t to = starts[b.plane + p] + first * run - origin;
     for (int64_t h = b.h0; h < b.h1; ++h, from += pool.pitch(), to += line * run) {
       V* const values = pool.values() + from;
       L* const taps = lane(pool.taps(), from);

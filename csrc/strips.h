@@ -119,13 +119,13 @@ class StripPool {
 
   // The rows [h0, h1) of the planes of a block. What lies behind them may be written too, because
   // it is written later: up to row `row` of these planes, and if that ends them, up to plane
-  // `plane`. The result begins with plane `first`. False if something special was met.
-  bool operator()(const Block& b, int64_t row, int64_t plane, int64_t first = 0) {
+  // `plane`. The result begins with value `origin`. False if something special was met.
+  bool operator()(const Block& b, int64_t row, int64_t plane, int64_t origin = 0) {
     special_ = Watched{};
     if (w_.w.kernel == 2)
-      pool<2, 2>(b, row, plane, first);
+      pool<2, 2>(b, row, plane, origin);
     else
-      w_.w.stride == 1 ? pool<3, 1>(b, row, plane, first) : pool<3, 2>(b, row, plane, first);
+      w_.w.stride == 1 ? pool<3, 1>(b, row, plane, origin) : pool<3, 2>(b, row, plane, origin);
     if constexpr (kKeys<V, T>) special_.lanes() |= special_.keys.template lanes<T>();
     return R::kSums || !special_.any();
   }
@@ -152,13 +152,13 @@ class StripPool {
   };
 
   template <int K, int S>
-  void pool(const Block& b, int64_t row_end, int64_t plane_end, int64_t first_plane) {
+  void pool(const Block& b, int64_t row_end, int64_t plane_end, int64_t origin) {
     const Axis &a = w_.w, &h = w_.h;
     Place place{};
     for (int64_t p = 0; p < together_; ++p) {
       const int64_t plane = b.plane + std::min(p, b.planes - 1);
       place.cells[p] = find_rows(plane, b, copies_[p]) - a.before;
-      place.to[p] = ((plane - first_plane) * h.out + b.h0) * a.out;
+      place.to[p] = (plane * h.out + b.h0) * a.out - origin;
       place.room[p] = (row_end - b.h0) * a.out;
       // (Behind any other plane lies one that is written at the same time.)
       if (p + 1 >= b.planes && row_end == h.out)

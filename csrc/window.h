@@ -205,10 +205,14 @@ struct Runs {
   int64_t planes, run;
 };
 
+// Windows so large that their sums may be added up in any order that does not depend on how the
+// work is cut: of smaller ones a part of an axis gives the bits of the whole (ops/sharding.py).
+inline bool is_large(const Window& w) { return w.w.kernel + w.h.kernel + w.d.kernel > 16; }
+
 // Large windows that overlap much take few steps in long rows (rows.h), however many planes there
 // are.
 inline bool overlaps_much(const Window& w) {
-  return w.w.kernel + w.h.kernel + w.d.kernel > 16 && w.w.stride == 1 && w.w.out > 48;
+  return is_large(w) && w.w.stride == 1 && w.w.out > 48;
 }
 
 // The same windows over longer runs. Innermost axes without windows of their own, such as a row

@@ -122,7 +122,7 @@ def _has_one_order(window: Window, axis: Axis) -> bool:
     """Whether the kernels add up the same cells in the same order in a part of the axis.
 
     They do where windows are small. The order depends on the extents where windows are large
-    (csrc/forward.h, csrc/rows.h) or many hold the same cell (csrc/adjoint.h).
+    (is_large in csrc/window.h) or many hold the same cell (csrc/adjoint.h).
     """
     if sum(a.kernel for a in window.axes) + 3 - window.rank > 16:  # an absent axis counts as 1
         return False

@@ -1,0 +1,164 @@
+"""Schemes that few random draws reach: neighbouring windows, slices, gradients along rows."""
+
+import itertools
+import random
+
+import pytest
+import torch
+
+from poolkit import reference, window
+from poolkit.errors import ArgumentError
+from poolkit.testing import assert_average_close, assert_bit_equal, sample
+
+native = torch.ops.poolkit
+
+
+@pytest.fixture
+def for_threads():
+    """A function that collects what another gives on one, two and three threads."""
+    threads = torch.get_num_threads()
+
+    def collect(f):
+        results = []
+        for number in (1, 2, 3):
+            torch.set_num_threads(number)
+            results.append(f())
+        return results
+
+    yield collect
+    torch.set_num_threads(threads)
+
+
+def check_maxima(x, w, last):
+    packed = window.pack(w, last)
+    values, offsets = reference.max_pool(x, w)
+    best, at = native.max_pool_offsets(x, packed)
+    assert_bit_equal(native.max_pool(x, packed), values, f"values of {w}")
+    assert_bit_equal(best, values, f"values beside offsets of {w}")
+    assert_bit_equal(at.long(), offsets.long(), f"offsets of {w}")
+
+
+def check_averages(x, w, last, for_threads):
+    packed = window.pack(w, last)
+    averages = for_threads(lambda: native.avg_pool(x, packed))
+    assert_average_close(averages[0], x, w)
+    for other in averages[1:]:
+        assert_bit_equal(other, averages[0], f"averages of {w}")
+
+
+# From four to more than eight taps; so much padding that most windows are clipped.
+NEIGHBOURS = [
+    # kernel, extents, padding
+    ((5, 5), (11, 14), (2, 2)),
+    ((7, 4), (9, 23), (6, 0)),
+    ((8, 9), (8, 9), (4, 8)),
+    ((9, 9), (20, 20), (4, 4)),
+    ((13, 13), (7, 21), (12, 6)),
+    ((3, 31), (4, 40), (1, 15)),
+    ((31, 3), (40, 5), (30, 1)),
+    ((2, 5, 6), (3, 9, 10), (0, 2, 5)),
+    ((1, 25), (1, 90), (0, 12)),
+    ((1, 6), (2, 5), (0, 5)),
+]
+LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.uint8])
+@pytest.mark.parametrize(("kernel", "extents", "padding"), NEIGHBOURS)
+def test_neighbouring_windows(kernel, extents, padding, dtype, for_threads):
+    """Windows of channels that share most of their cells, at edges and far from them."""
+    rank = len(kernel)
+    for channels, values in itertools.product((16, 37, 64, 150), ("relu", "special", "zeros")):
+        if values == "special" and not dtype.is_floating_point:
+            continue
+        x = sample((2, channels, *extents), dtype, values, channels)
+        x = x.contiguous(memory_format=LAST[rank])
+        w = window.fixed("t", rank, x.shape, kernel, 1, padding, 1, False, True, channels != 64)
+        check_maxima(x, w, True)
+        if dtype.is_floating_point:
+            check_averages(x, w, True, for_threads)
+
+
+def test_neighbouring_windows_in_several_strips(for_threads):
+    """Rows too long for the cache are cut into columns, and channels into bundles."""
+    for shape, kernel in (((1, 8, 40, 700), 31), ((1, 32, 25, 180), 13), ((1, 520, 20, 20), 9)):
+        x = sample(shape, torch.float32, "relu", kernel)
+        x = x.contiguous(memory_format=torch.channels_last)
+        w = window.fixed("t", 2, shape, kernel, 1, kernel // 2, 1, False, True)
+        packed = window.pack(w, True)
+        expected = torch.nn.functional.max_pool2d(x, kernel, 1, kernel // 2)
+        best, offsets = native.max_pool_offsets(x, packed)
+        assert_bit_equal(best, expected)
+        assert_bit_equal(native.max_pool(x, packed), expected)
+        assert_bit_equal(native.pick(x, offsets, packed), expected)
+        averages = for_threads(lambda x=x, packed=packed: native.avg_pool(x, packed))
+        exact = torch.nn.functional.avg_pool2d(x.double(), kernel, 1, kernel // 2)
+        torch.testing.assert_close(averages[0].double(), exact, rtol=1e-5, atol=1e-7)
+        assert_bit_equal(averages[0], averages[1])
+        assert_bit_equal(averages[0], averages[2])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.uint8])
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (3, 2)])
+def test_slices(kernel, stride, dtype, for_threads):
+    """Windows of three axes over contiguous planes, however many slices they hold and share."""
+    rng = random.Random(f"{kernel} {stride} {dtype}")
+    taken = 0
+    for width in (1, 7, 15, 16, 24, 33, 47, 50, 64, 97):
+        depth = rng.randint(2, 4)
+        dilation, steps = rng.choice((1, 1, 2)), rng.randint(1, depth)
+        sizes = (rng.randint(1, 11), rng.randint(1, 12), width)
+        pads = tuple(
+            (rng.randint(0, k - 1), rng.randint(0, k - 1)) for k in (depth, kernel, kernel)
+        )
+        kinds = ("normal", "relu", "zeros", "special") if dtype.is_floating_point else ("relu",)
+        shape = (rng.choice((1, 2)), rng.randint(1, 9), *sizes)
+        x = sample(shape, dtype, rng.choice(kinds), width)
+        counts = (rng.random() < 0.5, True, rng.random() < 0.5)
+        kernels, strides = (depth, kernel, kernel), (steps, stride, stride)
+        try:
+            w = window.fixed("t", 3, shape, kernels, strides, pads, (dilation, 1, 1), *counts)
+        except ArgumentError:
+            continue
+        taken += 1
+        check_maxima(x, w, False)
+        if dtype.is_floating_point:
+            check_averages(x, w, False, for_threads)
+    assert taken > 5
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("stride", [2, 4])
+def test_gradients_of_averages_along_rows(stride, dtype, for_threads):
+    """Averages whose gradients go back along whole rows: every padding, clipped and counted."""
+    rng = random.Random(f"{stride} {dtype}")
+    for out in (10, 20, 24, 27, 31, 40, 41, 65):
+        kernel = rng.randint(stride, 2 * stride)
+        pads = (rng.randint(0, kernel - 1), rng.randint(0, kernel - 1))
+        width = max(1, (out - 1) * stride + kernel - sum(pads) + rng.randint(0, stride - 1))
+        rank = rng.choice((1, 2, 3))
+        kernels = [*(rng.randint(1, 4) for _ in range(rank - 1)), kernel]
+        steps = [*(rng.randint((k + 1) // 2, k) for k in kernels[:-1]), stride]
+        paddings = [*((rng.randint(0, k - 1), rng.randint(0, k - 1)) for k in kernels[:-1]), pads]
+        shape = (2, 13, *(rng.randint(4, 9) for _ in range(rank - 1)), width)
+        w = window.fixed("t", rank, shape, kernels, steps, tuple(paddings), 1, rng.random() < 0.5,
+                         True, rng.random() < 0.5, rng.choice((None, None, 3)))  # fmt: skip
+        g = sample(w.output_shape(shape), dtype, "normal", out)
+        spread = for_threads(lambda g=g, w=w: native.avg_pool_backward(g, w.packed))
+        exact = reference.avg_pool_backward(g.double(), w, False)
+        size = reference.avg_pool_backward(g.double().abs(), w, False).abs()
+        eps = torch.finfo(torch.float32 if dtype is torch.bfloat16 else dtype).eps
+        bound = size * eps * (2 + sum(kernels)) + exact.abs() * torch.finfo(dtype).eps
+        assert ((spread[0].double() - exact).abs() <= bound).all(), w
+        assert_bit_equal(spread[1], spread[0])
+        assert_bit_equal(spread[2], spread[0])
+
+
+def test_sums_do_not_depend_on_the_batch():
+    """Large windows over few planes take another scheme than over many: the sums are the same."""
+    x = sample((6, 5, 23, 61))
+    for kernel, stride in ((5, 1), (9, 1), (5, 3), (13, 1)):
+        w = window.fixed("t", 2, x.shape, kernel, stride, kernel // 2, 1, False, True)
+        one = window.fixed("t", 2, x[:1, :1].shape, kernel, stride, kernel // 2, 1, False, True)
+        some = native.avg_pool(x, w.packed)[1:2, 2:3]
+        assert_bit_equal(native.avg_pool(x[1:2, 2:3], one.packed), some)
