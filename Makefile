@@ -37,6 +37,9 @@ help: ## list the targets
 demo: .venv/installed ## run the main job on a photograph; the report is build/demo/report.html
 	$(BIN)/poolkit demo --out build/demo $(ARGS)
 
+# Threads that wait for work sleep at once: the processes of the tests share the cores, and would
+# spend most of the time waiting for each other.
+test: export OMP_WAIT_POLICY := passive
 test: .venv/installed ## run the tests against the installed wheel
 	$(BIN)/pytest -n $(JOBS) $(ARGS)
 

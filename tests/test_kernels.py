@@ -423,7 +423,7 @@ def test_flat_planes(values, dtype):
     if values == "special" and not dtype.is_floating_point:
         values = "extreme"
     kinds = set()
-    for count in range(120):
+    for count in range(96):
         size = [rng.choice((1, 2, 3, 5, 7, 8, 13, 16, 17, 24, 25, 33)) for _ in range(2)]
         if count % 6 == 0:
             size[1] = rng.choice((20, 21, 35, 48, 56, 97, 112, 113))
@@ -437,7 +437,9 @@ def test_flat_planes(values, dtype):
             all_ = (k - 1) * d
             before = all_ // 2 if count % 3 < 2 else rng.randint(0, all_)
             pads.append((before, all_ - before))
-        shape = (rng.choice((1, 2, 3)), rng.choice((1, 5, 16, 31)), *size)
+        # (The reference keeps every cell of every window.)
+        most = max(1, 600_000 // math.prod((*size, *kernel)))
+        shape = (rng.choice((1, 2)), min(most, rng.choice((1, 5, 16, 31))), *size)
         x = sample(shape, dtype, values, count)
         w = window.fixed("t", 2, shape, tuple(kernel), 1, tuple(pads), tuple(steps), False,
                          rng.random() < 0.5)  # fmt: skip

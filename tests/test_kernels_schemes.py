@@ -1,6 +1,6 @@
 """Schemes that few random draws reach: neighbouring windows, slices, gradients along rows."""
 
-import itertools
+import math
 import random
 
 import pytest
@@ -29,13 +29,16 @@ def for_threads():
     torch.set_num_threads(threads)
 
 
-def check_maxima(x, w, last):
-    packed = window.pack(w, last)
+def check_maxima(x, w, *layouts):
+    """In each layout, channels-last (True) or not, against the reference."""
     values, offsets = reference.max_pool(x, w)
-    best, at = native.max_pool_offsets(x, packed)
-    assert_bit_equal(native.max_pool(x, packed), values, f"values of {w}")
-    assert_bit_equal(best, values, f"values beside offsets of {w}")
-    assert_bit_equal(at.long(), offsets.long(), f"offsets of {w}")
+    for last in layouts:
+        packed = window.pack(w, last)
+        laid = x if last else x.contiguous()
+        best, at = native.max_pool_offsets(laid, packed)
+        assert_bit_equal(native.max_pool(laid, packed), values, f"values of {w}")
+        assert_bit_equal(best, values, f"values beside offsets of {w}")
+        assert_bit_equal(at.long(), offsets.long(), f"offsets of {w}")
 
 
 def check_averages(x, w, last, for_threads):
@@ -68,13 +71,12 @@ LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 def test_neighbouring_windows(kernel, extents, padding, dtype, for_threads):
     """Windows of channels that share most of their cells, at edges and far from them."""
     rank = len(kernel)
-    for channels, values in itertools.product((16, 37, 64, 150), ("relu", "special", "zeros")):
-        if values == "special" and not dtype.is_floating_point:
-            continue
+    kinds = ("special" if dtype.is_floating_point else "extreme", "zeros", "relu")
+    for channels, values in zip((16, 37, 64, 150), (*kinds, kinds[0]), strict=True):
         x = sample((2, channels, *extents), dtype, values, channels)
         x = x.contiguous(memory_format=LAST[rank])
         w = window.fixed("t", rank, x.shape, kernel, 1, padding, 1, False, True, channels != 64)
-        check_maxima(x, w, True)
+        check_maxima(x, w, True, False)  # contiguous planes are turned into lanes
         if dtype.is_floating_point:
             check_averages(x, w, True, for_threads)
 
@@ -96,6 +98,22 @@ def test_neighbouring_windows_in_several_strips(for_threads):
         torch.testing.assert_close(averages[0].double(), exact, rtol=1e-5, atol=1e-7)
         assert_bit_equal(averages[0], averages[1])
         assert_bit_equal(averages[0], averages[2])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kernel", [9, 13])
+def test_neighbouring_windows_of_planes_in_parts(kernel, dtype):
+    """Planes too large for the cache are cut into rows; in one part something is special."""
+    x = sample((1, 70, 90, 100), dtype, "normal", kernel)
+    x[0, 3, 80, 5], x[0, 41, 40, 99] = math.nan, -0.0
+    w = window.fixed("t", 2, x.shape, kernel, 1, kernel // 2, 1, False, True)
+    expected, at = torch.nn.functional.max_pool2d(
+        x.double(), kernel, 1, kernel // 2, return_indices=True
+    )
+    best, offsets = native.max_pool_offsets(x, w.packed)
+    assert_bit_equal(native.max_pool(x, w.packed), expected.to(dtype))
+    assert_bit_equal(best, expected.to(dtype))
+    assert_bit_equal(native.plane_indices(offsets, w.packed), at)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.uint8])
