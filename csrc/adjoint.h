@@ -245,7 +245,8 @@ class Adjoint {
         for (int64_t u = 0; u < U; ++u) {
           const T* g[N];
           for (int k = 0; k < N; ++k) g[k] = g_ + start(u * N + k);
-          gather_planes<T, V>(g, run_, n, g_ + planes_ * w_.outputs(), staged + to + u * N, kWidth);
+          gather_planes<false, T, V>(g, run_, n, g_ + planes_ * w_.outputs(), staged + to + u * N,
+                                     kWidth);
         }
       }
     for (int64_t d = o.d0; d < o.d1; ++d)

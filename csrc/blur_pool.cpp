@@ -99,8 +99,8 @@ class ByLanes {
       for (int64_t k = 0; k < N; ++k)
         planes[k] =
             x + starts[std::min(first + k, planes_ - 1)] + (d * in_.h + h_low) * in_.w * run_;
-      gather_planes<T, V>(planes, run_, slice, x + planes_ * in_.cells(),
-                          to + (d - d_low) * slice * N);
+      gather_planes<false, T, V>(planes, run_, slice, x + planes_ * in_.cells(),
+                                 to + (d - d_low) * slice * N);
     }
     return {to, nullptr, slice * N, in_.w * N, d_low, h_low};
   }

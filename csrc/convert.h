@@ -18,8 +18,102 @@ template <class T, class V>
 using Some = typename SomeOf<T, V>::type;
 
 #if defined(__AVX512BW__)
-constexpr __mmask16 kAllLanes = 0xffff;  // (g++ 12 warns of the intrinsics without a mask)
+// (g++ 12 warns of the intrinsics without a mask)
+constexpr __mmask8 kEight = 0xff;
+constexpr __mmask16 kAllLanes = 0xffff;
+constexpr __mmask32 kTwice = 0xffffffff;
 #endif
+
+// Integers as wider ones, and as narrower ones, of which only the lowest bits stay: an instruction
+// or a few. (g++ 12 takes most of these element by element.)
+template <class V, class T>
+[[gnu::always_inline]] inline Vec<V> widened(const T* p) {
+  Some<T, V> some;
+  std::memcpy(&some, p, sizeof(some));
+#if defined(__AVX2__)
+  constexpr int from = sizeof(T), to = sizeof(V);
+  constexpr bool kSigned = std::is_signed_v<T>;
+#if defined(__AVX512BW__)
+  if constexpr (from == 1 && to == 2) {
+    const auto v = __m256i(some);
+    return Vec<V>(kSigned ? _mm512_maskz_cvtepi8_epi16(kTwice, v)
+                          : _mm512_maskz_cvtepu8_epi16(kTwice, v));
+  }
+  if constexpr (from == 1 && to == 4) {
+    const auto v = __m128i(some);
+    return Vec<V>(kSigned ? _mm512_maskz_cvtepi8_epi32(kAllLanes, v)
+                          : _mm512_maskz_cvtepu8_epi32(kAllLanes, v));
+  }
+  if constexpr (from == 2 && to == 4) {
+    const auto v = __m256i(some);
+    return Vec<V>(kSigned ? _mm512_maskz_cvtepi16_epi32(kAllLanes, v)
+                          : _mm512_maskz_cvtepu16_epi32(kAllLanes, v));
+  }
+  if constexpr (from == 1 && to == 8) {
+    const auto v = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+    return Vec<V>(kSigned ? _mm512_maskz_cvtepi8_epi64(kEight, v)
+                          : _mm512_maskz_cvtepu8_epi64(kEight, v));
+  }
+  if constexpr (from == 2 && to == 8) {
+    const auto v = __m128i(some);
+    return Vec<V>(kSigned ? _mm512_maskz_cvtepi16_epi64(kEight, v)
+                          : _mm512_maskz_cvtepu16_epi64(kEight, v));
+  }
+#else
+  if constexpr (from == 1 && to == 2) {
+    const auto v = __m128i(some);
+    return Vec<V>(kSigned ? _mm256_cvtepi8_epi16(v) : _mm256_cvtepu8_epi16(v));
+  }
+  if constexpr (from == 1 && to == 4) {
+    const auto v = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+    return Vec<V>(kSigned ? _mm256_cvtepi8_epi32(v) : _mm256_cvtepu8_epi32(v));
+  }
+  if constexpr (from == 2 && to == 4) {
+    const auto v = __m128i(some);
+    return Vec<V>(kSigned ? _mm256_cvtepi16_epi32(v) : _mm256_cvtepu16_epi32(v));
+  }
+  if constexpr (from == 1 && to == 8) {
+    const auto v = _mm_cvtsi32_si128(std::bit_cast<int32_t>(some));
+    return Vec<V>(kSigned ? _mm256_cvtepi8_epi64(v) : _mm256_cvtepu8_epi64(v));
+  }
+  if constexpr (from == 2 && to == 8) {
+    const auto v = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+    return Vec<V>(kSigned ? _mm256_cvtepi16_epi64(v) : _mm256_cvtepu16_epi64(v));
+  }
+#endif
+#endif
+  return __builtin_convertvector(some, Vec<V>);
+}
+
+template <class T, class V>
+[[gnu::always_inline]] inline Some<T, V> narrowed(const Vec<V>& v) {
+  using To = Some<T, V>;
+  [[maybe_unused]] constexpr int from = sizeof(V), to = sizeof(T);
+#if defined(__AVX512BW__)
+  const auto all = __m512i(v);
+  if constexpr (from == 2) return To(_mm512_maskz_cvtepi16_epi8(kTwice, all));
+  if constexpr (from == 4 && to == 1) return To(_mm512_maskz_cvtepi32_epi8(kAllLanes, all));
+  if constexpr (from == 4 && to == 2) return To(_mm512_maskz_cvtepi32_epi16(kAllLanes, all));
+  if constexpr (from == 8 && to == 4) return To(_mm512_maskz_cvtepi64_epi32(kEight, all));
+  if constexpr (from == 8 && to == 2) return To(_mm512_maskz_cvtepi64_epi16(kEight, all));
+  if constexpr (from == 8 && to == 1)
+    return std::bit_cast<To>(_mm_cvtsi128_si64(_mm512_maskz_cvtepi64_epi8(kEight, all)));
+#elif defined(__AVX2__)
+  // The lowest bytes of the lanes of each half, side by side; then the halves.
+  const auto bytes = [](int half_byte) { return half_byte / to * from + half_byte % to; };
+  const auto b = [&](int k) { return char(k < 16 * to / from ? bytes(k) : -1); };
+  const auto order = _mm_setr_epi8(b(0), b(1), b(2), b(3), b(4), b(5), b(6), b(7), b(8), b(9),
+                                   b(10), b(11), b(12), b(13), b(14), b(15));
+  const auto low = _mm_shuffle_epi8(_mm256_castsi256_si128(__m256i(v)), order);
+  const auto high = _mm_shuffle_epi8(_mm256_extracti128_si256(__m256i(v), 1), order);
+  if constexpr (from / to == 2) return To(_mm_unpacklo_epi64(low, high));
+  if constexpr (from / to == 4)
+    return std::bit_cast<To>(_mm_cvtsi128_si64(_mm_unpacklo_epi32(low, high)));
+  if constexpr (from / to == 8)
+    return std::bit_cast<To>(_mm_cvtsi128_si32(_mm_unpacklo_epi16(low, high)));
+#endif
+  return __builtin_convertvector(v, To);
+}
 
 // kLanes<V> values of T.
 template <class V, class T>
@@ -27,6 +121,8 @@ template <class V, class T>
   if constexpr (std::is_same_v<T, V>) {
     return load(p);
   } else {
+    if constexpr (std::is_integral_v<T> && std::is_integral_v<V> && sizeof(T) < sizeof(V))
+      return widened<V>(p);
     Some<T, V> some;
     std::memcpy(&some, p, sizeof(some));
     if constexpr (!is_half<T>) return __builtin_convertvector(some, Vec<V>);
@@ -37,7 +133,7 @@ template <class V, class T>
     if constexpr (std::is_same_v<T, Half>) return Vec<V>(_mm256_cvtph_ps(__m128i(some)));
 #endif
     if constexpr (is_half<T>) {
-      const auto h = __builtin_convertvector(some, Vec<uint32_t>);
+      const auto h = widened<uint32_t>(reinterpret_cast<const uint16_t*>(p));
       if constexpr (std::is_same_v<T, BFloat16>) return Vec<V>(h << 16);
       // As widen() in values.h.
       const Vec<uint32_t> magnitude = (h & 0x7fff) << 13;
@@ -98,6 +194,9 @@ template <class T, class V>
 [[gnu::always_inline]] inline void store_as(T* p, const Vec<V>& v) {
   if constexpr (std::is_same_v<T, V>) {
     store(p, v);
+  } else if constexpr (std::is_integral_v<T> && std::is_integral_v<V> && sizeof(T) < sizeof(V)) {
+    const auto some = narrowed<T, V>(v);
+    std::memcpy(p, &some, sizeof(some));
   } else if constexpr (!is_half<T>) {
     const auto some = __builtin_convertvector(v, Some<T, V>);
     std::memcpy(p, &some, sizeof(some));
@@ -119,7 +218,7 @@ template <class T, class V>
 #endif
     if constexpr (std::is_same_v<T, BFloat16>) {
       const Vec<uint32_t> rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-      some = __builtin_convertvector(v != v ? splat(0x7fc0u) : rounded, Some<T, V>);
+      some = narrowed<uint16_t, uint32_t>(v != v ? splat(0x7fc0u) : rounded);
     } else {
       const Vec<uint32_t> sign = bits >> 16 & 0x8000;
       // As narrow() in values.h.
@@ -130,7 +229,7 @@ template <class T, class V>
           Vec<uint32_t>(Vec<float>(magnitude) + 0.5f) - std::bit_cast<uint32_t>(0.5f);
       const Vec<uint32_t> finite = magnitude < (113u << 23) ? tiny : normal;
       const Vec<uint32_t> half = (magnitude >= (143u << 23) ? splat(0x7c00u) : finite) | sign;
-      some = __builtin_convertvector(v != v ? sign | 0x7e00u : half, Some<T, V>);
+      some = narrowed<uint16_t, uint32_t>(v != v ? sign | 0x7e00u : half);
     }
     std::memcpy(p, &some, sizeof(some));
   }

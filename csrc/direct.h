@@ -166,7 +166,10 @@ class DirectPool {
           }
       }
       if (keeps)
-        finish_row(out);
+        d1 - d0 != 1  ? finish_row<0>(out)
+        : count_ == 2 ? finish_row<2>(out)
+        : count_ == 3 ? finish_row<3>(out)
+                      : finish_row<0>(out);
       else
         count_ == 2 ? finish_row_from_cells<S, K, 2>(out) : finish_row_from_cells<S, K, 0>(out);
     }
@@ -379,15 +382,24 @@ class DirectPool {
     }
   };
 
-  // C is the number of rows if it is known, or 0.
+  // C is the number of rows, all of one slice, if it is known, or 0.
+  template <int C>
   void finish_row(const Output& out) {
+    Row some[C + 1];  // in registers (and of no rows, none)
+    for (int k = 0; k < C; ++k) some[k] = rows_[size_t(k)], some[k].opens = k == 0;
     const Row *const rows = rows_.data(), *const end = rows + count_;
     for (int64_t j = 0; j < vectors_; ++j) {
       Join join;
-      for (const Row* row = rows; row != end; ++row) {
-        Part part{load(row->v + j * N), {}};
-        if constexpr (R::kOffsets) part.at = load(row->at + j * N);
-        join(part, *row);
+      const auto step = [&](const Row& row) __attribute__((always_inline)) {
+        Part part{load(row.v + j * N), {}};
+        if constexpr (R::kOffsets) part.at = load(row.at + j * N);
+        join(part, row);
+      };
+      if constexpr (C > 0) {
+        POOLKIT_UNROLL
+        for (int k = 0; k < C; ++k) step(some[k]);
+      } else {
+        for (const Row* row = rows; row != end; ++row) step(*row);
       }
       out.put(j, join.result());
     }

@@ -58,10 +58,7 @@ class Divisors {
     }
   }
 
-  // The averages of outputs i, i + 1, ... of row (d, h), and of a row whose divisor is known.
-  Vec<V> quotients(const Vec<V>& sums, int64_t d, int64_t h, int64_t i) const {
-    return row_quotients(sums, V(row(d, h)), i);
-  }
+  // The averages of outputs i, i + 1, ... of a row with this divisor.
   [[gnu::always_inline]] Vec<V> row_quotients(const Vec<V>& sums, V row, int64_t i) const {
     if (!columns_.empty()) return divide(sums, splat(row) * load(columns_.data() + i));
     Vec<V> counts{};

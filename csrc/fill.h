@@ -42,36 +42,51 @@ class Share {
 // put(output, n, row of taps, vector of g, even, odd) says what the two cells of n outputs get.
 // What a vector spills over the end of a row is written again by the rows that follow.
 template <class T, class Put>
-void fill_pairs(const T* g, T* out, const Window& w, int64_t planes, const Put& put) {
+void fill_pairs(const T* g, T* out, const Window& w, int64_t planes, const Put& put_pair) {
   using V = Wide<T>;
   constexpr int N = kLanes<V>;
-  const int64_t n = w.w.out, tall = w.h.kernel, rows = w.h.out, last = planes * w.outputs();
+  const int64_t tall = w.h.kernel, last = planes * w.outputs();
   // The rows of cells of one row of outputs, slice by slice of cells.
-  parallel(planes * w.d.size * rows, 2 * tall * n, [=, &w](int64_t item, int64_t stop) {
-    const T* const end = out + stop * tall * 2 * n;
-    T values[N] = {};
+  parallel(planes * w.d.size * w.h.out, 2 * tall * w.w.out, [=, &w](int64_t item, int64_t stop) {
+    const int64_t n = w.w.out, rows = w.h.out;
+    T* const end = out + stop * tall * 2 * n;
+    T* to = out + item * tall * 2 * n;
+    const Put put = put_pair;  // in registers: nothing else may point to it
+    // Free: vectors may be read, and written, beyond the row.
+    const auto fill_row = [&]<bool Free>(int64_t at, int64_t tap) __attribute__((always_inline)) {
+      for (int64_t i = 0; i < n; i += N, at += N) {
+        const T* from = g + at;
+        T values[N];
+        const bool inside = Free || at + N <= last;
+        if (!inside) {
+          std::fill_n(values, N, T{});
+          std::copy_n(std::exchange(from, values), n - i, values);
+        }
+        Special<V> unused{};
+        Vec<V> even, odd;
+        put(at, inside ? N : n - i, tap, read<V>(from, unused), even, odd);
+        POOLKIT_UNROLL
+        for (int half = 0; half < 2; ++half) {
+          T* const cells = to + 2 * i + half * N;
+          if (Free || end - cells >= N)
+            write<T, V>(cells, interleaved<V>(even, odd, half));
+          else if (2 * (n - i) > half * N)
+            write_some<T, V>(cells, interleaved<V>(even, odd, half),
+                             std::min<int64_t>(N, 2 * (n - i) - half * N));
+        }
+      }
+    };
+    const int64_t spill = 2 * (n + N);
     for (int64_t h = item % rows; item < stop; h = 0) {
       const int64_t slice = item / rows, tap = slice % w.d.kernel * tall;
-      const int64_t first = slice / w.d.kernel * rows * n;
-      for (; h < rows && item < stop; ++h, ++item)
-        for (int64_t t = 0; t < tall; ++t)
-          for (int64_t i = 0; i < n; i += N) {
-            const int64_t at = first + h * n + i, cells = 2 * (n - i);
-            const bool inside = at + N <= last;
-            if (!inside) std::copy_n(g + at, n - i, values);
-            Special<V> unused{};
-            const Vec<V> v = read<V>(inside ? g + at : values, unused);
-            Vec<V> even, odd;
-            put(at, inside ? N : n - i, tap + t, v, even, odd);
-            T* const to = out + (item * tall + t) * 2 * n + 2 * i;
-            for (int half = 0; half < 2 && half * N < cells; ++half) {
-              if (end - to - half * N >= N)
-                write<T, V>(to + half * N, interleaved<V>(even, odd, half));
-              else
-                write_some<T, V>(to + half * N, interleaved<V>(even, odd, half),
-                                 std::min<int64_t>(N, cells - half * N));
-            }
-          }
+      int64_t at = slice / w.d.kernel * rows * n + h * n;
+      for (; h < rows && item < stop; ++h, ++item, at += n)
+        for (int64_t t = 0; t < tall; ++t, to += 2 * n) {
+          if (end - to >= spill && at + n + N <= last)
+            fill_row.template operator()<true>(at, tap + t);
+          else
+            fill_row.template operator()<false>(at, tap + t);
+        }
     }
   });
 }

@@ -7,9 +7,10 @@
 // - Those of three axes are pooled slice by slice so, and then down the slices: slices.h.
 // - Long rows of other small windows are read where they lie: direct.h.
 // - Other long rows, and large windows, are staged first: rows.h.
-// - Other small planes are turned into lanes: lane_planes.h. So are channels that are too few to
-//   fill a register, and all adaptive windows that do not divide the input: they lie at no fixed
-//   distance from their outputs.
+// - Other small planes are turned into lanes: lane_planes.h. So are planes of large maxima, where
+//   neighbouring windows then go together (neighbours.h), channels that are too few to fill a
+//   register, and all adaptive windows that do not divide the input: they lie at no fixed distance
+//   from their outputs.
 // - A window that is a long run of cells by itself, as in global pooling, is reduced by itself.
 //
 // A block is done by the plain rule, and where its input turns out to need it again by the full
@@ -168,7 +169,10 @@ void forward_planes(const T* x, const Result<F, T>& result, const Window& w, int
     return a.size <= most ? a.out : std::clamp<int64_t>(a.out * most / a.size, 1, a.out);
   };
   const int64_t most = kBytes / int64_t(sizeof(typename F::V)) / kGroup;
-  const int64_t w_part = part(w.w, most), h_part = part(w.h, most / std::min(most, w.w.size));
+  const int64_t w_part = part(w.w, most);
+  int64_t h_part = part(w.h, most / std::min(most, w.w.size));
+  // Groups of neighbours begin at multiples.
+  if (!F::Plain::kSums && together(w.h) > 1) h_part = in_groups(h_part);
   const bool deep = w.cells() <= 4 * most;
   const int64_t d_part = deep ? w.d.out : 1;
   const auto parts = [](int64_t all, int64_t one) { return (all + one - 1) / one; };
@@ -359,10 +363,6 @@ struct RunPlan {
 
  private:
   static constexpr int64_t kBytes = 512 << 10;
-
-  static int64_t in_groups(int64_t outputs) {
-    return (outputs + kTogether - 1) / kTogether * kTogether;
-  }
 };
 
 template <class F, class T>
@@ -457,6 +457,21 @@ void forward_global(const T* x, const Result<F, T>& result, const Window& w, int
   });
 }
 
+// Windows so large that it pays to turn planes into lanes, where neighbours go together, and not so
+// large that parts of a plane would have most of their rows in common: measured. (Sums do not go
+// together there: of few planes they must come out the same.)
+constexpr int64_t kMostGrouped = 64;  // taps of both axes
+
+template <class F>
+bool suits_groups(const Window& w, int64_t planes) {
+  using V = typename F::V;
+  const int64_t taps = w.h.kernel + w.w.kernel;
+  return !F::Plain::kSums && sizeof(V) > 1 &&
+         planes >= kLanes<V> * torch::stable::get_num_threads() && w.w.out <= 128 &&
+         taps >= (sizeof(V) == 2 && F::Plain::kOffsets ? 18 : 14) && taps <= kMostGrouped &&
+         together(w.h) > 1 && together(w.w) > 1;
+}
+
 // Every window of `planes` blocks of cells, each cell a run of `run` values.
 template <class F, class T>
 void forward(const T* x, const Result<F, T>& result, const Window& w, int64_t planes, int64_t run) {
@@ -474,6 +489,7 @@ void forward(const T* x, const Result<F, T>& result, const Window& w, int64_t pl
       Window slices = w;  // an axis without windows of its own only makes more planes
       slices.d = Axis{};
       const int64_t all = planes * w.d.size;
+      if (suits_groups<F>(w, all)) return forward_planes<F>(x, result, slices, all, 1);
       if (suits_flat<F>(w, all)) return forward_flat<F>(x, result, slices, all);
       if (suits_strips<F>(w)) return forward_strips<F>(x, result, slices, all);
     }

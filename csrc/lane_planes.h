@@ -25,46 +25,68 @@ struct PlaneStarts {
 
 // `n` cells, `step` apart, of as many planes as there are lanes, to vectors of the same cell of all
 // of them, `pitch` apart; values from `end` on must not be read. Returns whether there was anything
-// special among them.
-template <class T, class V>
+// special among them, if they are Watched.
+template <bool Watched, class T, class V>
 bool gather_planes(const T* const (&plane)[kLanes<V>], int64_t step, int64_t n, const T* end, V* to,
                    int64_t pitch = kLanes<V>) {
   constexpr int N = kLanes<V>;
-  Special<V> special{};
+  constexpr bool kOfKeys = kKeys<V, T>;
   if (n <= 0) return false;  // an empty tensor has no address
+  Watch<V> watch;
+  [[maybe_unused]] std::conditional_t<kOfKeys, SeenKeys, NoOffset> keys;
+  const auto get = [&](const T* p) __attribute__((always_inline)) {
+    if constexpr (kOfKeys)
+      return keys.read(p);
+    else
+      return load_as<V>(p);
+  };
+  const auto look = [&](const Vec<V>(&rows)[N]) __attribute__((always_inline)) {
+    if constexpr (Watched) {
+      POOLKIT_UNROLL
+      for (int k = 0; k < N; k += 2) watch.unordered(rows[k], rows[k + 1]);
+    }
+  };
+  const auto special = [&]() __attribute__((always_inline)) {
+    if constexpr (Watched && kOfKeys) watch.lanes() |= keys.template lanes<T>();
+    return Watched && watch.any();
+  };
   if (step != 1) {
     for (int64_t c = 0; c < n; ++c) {
       T some[N];
       for (int k = 0; k < N; ++k) some[k] = plane[k][c * step];
-      store(to + c * pitch, read<V>(some, special));
+      const Vec<V> v = get(some);
+      if constexpr (Watched) watch.unordered(v, v);
+      store(to + c * pitch, v);
     }
-    return any(special);
+    return special();
   }
   if (n < N) {
     Vec<V> rows[N];
     for (int k = 0; k < N; ++k) {
       if (end - plane[k] >= N) {
-        rows[k] = read<V>(plane[k], special);
+        rows[k] = get(plane[k]);
       } else {
         T some[N] = {};
         std::memcpy(some, plane[k], size_t(n) * sizeof(T));
-        rows[k] = read<V>(some, special);
+        rows[k] = get(some);
       }
     }
+    look(rows);
     transpose<V>(rows);
     for (int64_t k = 0; k < n; ++k) store(to + k * pitch, rows[k]);
-    return any(special);
+    return special();
   }
   for (int64_t c = 0; c < n; c += N) {
     c = std::min(c, n - N);  // the last square overlaps the one before
     Vec<V> rows[N];
     POOLKIT_UNROLL
-    for (int k = 0; k < N; ++k) rows[k] = read<V>(plane[k] + c, special);
+    for (int k = 0; k < N; ++k) rows[k] = get(plane[k] + c);
+    look(rows);
     transpose<V>(rows);
     POOLKIT_UNROLL
     for (int k = 0; k < N; ++k) store(to + (c + k) * pitch, rows[k]);
   }
-  return any(special);
+  return special();
 }
 
 // The way back: put(plane, cell, vector, n) stores n cells of a plane.
@@ -122,9 +144,10 @@ class PlanePool {
           plane[k] = x_ + starts_[b.plane + p] + corner;
         }
         const int64_t n = w.size() * (whole_rows ? h.size() : 1);
-        const bool special =
-            gather_planes<T, V>(plane, run, n, end_, in + (s - d.low) * slice + (r - h.low) * row);
-        if (special && !Exact && !R::kSums) return false;
+        constexpr bool kWatched = !Exact && !R::kSums;
+        const bool special = gather_planes<kWatched, T, V>(
+            plane, run, n, end_, in + (s - d.low) * slice + (r - h.low) * row);
+        if (special) return false;
       }
     const int64_t line = b.columns() * N;
     values_.reserve(b.rows() * line), taps_.reserve(b.rows() * line);

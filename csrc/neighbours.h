@@ -131,6 +131,11 @@ inline int64_t together(const Axis& a) {
   return a.kernel >= kTogether ? kTogether : kTogether / 2;
 }
 
+// At least so many outputs, in whole groups.
+inline int64_t in_groups(int64_t outputs) {
+  return (outputs + kTogether - 1) / kTogether * kTogether;
+}
+
 // Whole groups of neighbours among the outputs from `i` on of one input row. Returns the first
 // output that is left.
 template <class R, Rule rule, bool Pairs, int G, class C, class D, class O, class F>

@@ -3,8 +3,8 @@
 //
 // The compilers' vector types are used: the same source makes AVX-512, AVX2, SSE2 and NEON code.
 // Intrinsics serve where compilers miss the one instruction: maxima, roots, masks, quarters in
-// order and the comparison of byte offsets, here; float16, in convert.h; a table of bytes, in
-// named.h.
+// order and the comparison of byte offsets, here; float16 and integers of other widths, in
+// convert.h; a table of bytes, in named.h.
 #pragma once
 
 #if defined(__AVX2__)
@@ -168,7 +168,7 @@ class Watch {
 // ---- where offsets name a tap ----
 
 #if defined(__AVX2__)
-// A byte for each lane. They are compared as they are, however wide lanes are.
+// A byte for each lane. They are read as they are, however wide lanes are.
 template <class V>
 [[gnu::always_inline]] inline __m128i load_bytes(const uint8_t* p) {
   const auto* const from = reinterpret_cast<const __m128i*>(p);
@@ -182,8 +182,8 @@ template <class V>
   return Vec<V>(
       _mm512_maskz_mov_ps(_mm_cmpeq_epi8_mask(bytes, _mm_set1_epi8(char(wanted))), __m512(g)));
 #else
-  const auto equal = _mm_cmpeq_epi8(bytes, _mm_set1_epi8(char(wanted)));
-  return Vec<V>(Vec<int32_t>(g) & Vec<int32_t>(_mm256_cvtepi8_epi32(equal)));
+  const auto equal = _mm256_cmpeq_epi32(_mm256_cvtepu8_epi32(bytes), _mm256_set1_epi32(wanted));
+  return Vec<V>(Vec<int32_t>(g) & Vec<int32_t>(equal));
 #endif
 }
 #endif
@@ -207,7 +207,7 @@ template <class V, class L>
   if constexpr (sizeof(L) == sizeof(V)) sum += load(taps) == splat(tap) ? g : Vec<V>{};
 }
 
-// Whether offsets of type O are compared as they are.
+// Whether offsets of type O are compared without staging.
 template <class V, class O>
 constexpr bool kComparesBytes =
 #if defined(__AVX2__)
@@ -301,63 +301,73 @@ Vec<U> exchange(const Vec<U>& a, const Vec<U>& b, std::integer_sequence<int, J..
 #endif
 }
 
-// One of the log2(n) steps: squares of S x S elements change places across the diagonal. `apart` is
-// the distance of partners among the rows. Inlined, so that the rows stay in registers.
-template <class U, int S>
-[[gnu::always_inline]] inline void exchange_rows(Vec<U>* rows, int count, int apart) {
+// Squares of S x S elements change places across the diagonal, then squares twice as large. (Lists,
+// not loops: many rows are not unrolled, and would go through memory.)
+template <class U, int S, int... I>
+[[gnu::always_inline]] inline void exchange_rows(Vec<U>* rows,
+                                                 std::integer_sequence<int, I...> all) {
   using J = std::make_integer_sequence<int, kLanes<U>>;
+  const Vec<U> moved[] = {exchange<U, S, (I & S) != 0>(rows[I & ~S], rows[I | S], J())...};
+  ((rows[I] = moved[I]), ...);
+  if constexpr (2 * S < kLanes<U>) exchange_rows<U, 2 * S>(rows, all);
+}
+
+// The elements of two vectors in turn, of the lower or the upper half of every 16 bytes: one
+// instruction of every instruction set.
+template <class U, bool High, int... J>
+[[gnu::always_inline]] inline Vec<U> in_turn(const Vec<U>& a, const Vec<U>& b,
+                                             std::integer_sequence<int, J...>) {
+  constexpr int n = kLanes<U>, some = 16 / int(sizeof(U));
+  constexpr auto at = [](int j) {
+    return j / some * some + (High ? some / 2 : 0) + j % some / 2 + j % 2 * n;
+  };
+#ifdef __clang__
+  return __builtin_shufflevector(a, b, at(J)...);
+#else
+  return __builtin_shuffle(a, b, Vec<U>{U(at(J))...});
+#endif
+}
+
+// One of the steps that transpose squares as wide as 16 bytes: row i is taken in turn with the one
+// half a square on.
+template <class U, int... I>
+[[gnu::always_inline]] inline void take_turns(Vec<U>* rows, std::integer_sequence<int, I...>) {
+  constexpr int some = 16 / int(sizeof(U));
+  constexpr auto from = [](int i) { return i / some * some + i % some / 2; };
+  const Vec<U> turned[] = {in_turn<U, I % 2 != 0>(rows[from(I)], rows[from(I) + some / 2],
+                                                  std::make_integer_sequence<int, kLanes<U>>())...};
+  ((rows[I] = turned[I]), ...);
+}
+
+// Element j of row i goes to element i of row j: first in squares as wide as 16 bytes, then these
+// change places.
+template <class V>
+[[gnu::always_inline]] inline void transpose_in_registers(Vec<V>* rows) {
+  using U = Unsigned<sizeof(V)>;
+  using All = std::make_integer_sequence<int, kLanes<V>>;
+  constexpr int n = kLanes<V>, some = 16 / int(sizeof(V));
+  Vec<U> bits[n];
   POOLKIT_UNROLL
-  for (int i = 0; i < count; ++i) {
-    if (i & apart) continue;
-    const Vec<U> a = rows[i], b = rows[i + apart];
-    rows[i] = exchange<U, S, false>(a, b, J());
-    rows[i + apart] = exchange<U, S, true>(a, b, J());
-  }
-  if constexpr (2 * S < kLanes<U>) exchange_rows<U, 2 * S>(rows, count, 2 * apart);
+  for (int i = 0; i < n; ++i) bits[i] = Vec<U>(rows[i]);
+  POOLKIT_UNROLL
+  for (int step = 1; step < some; step *= 2) take_turns<U>(bits, All());
+  if constexpr (some < n) exchange_rows<U, some>(bits, All());
+  POOLKIT_UNROLL
+  for (int i = 0; i < n; ++i) rows[i] = Vec<V>(bits[i]);
 }
 
-// The same for neighbours narrower than four bytes: no instruction set has cheap shuffles of two
-// vectors of these, but shifts of elements twice as wide do it.
-template <class U>
-[[gnu::always_inline]] inline void exchange_neighbours(Vec<U>* rows, int count, int apart) {
-  using D = Unsigned<2 * sizeof(U)>;
-  constexpr int bits = 8 * int(sizeof(U));
-  constexpr D low = D(U(-1));
-  for (int i = 0; i < count; ++i) {
-    if (i & apart) continue;
-    const auto a = Vec<D>(rows[i]), b = Vec<D>(rows[i + apart]);
-    rows[i] = Vec<U>((a & splat(low)) | (b << bits));
-    rows[i + apart] = Vec<U>((a >> bits) | (b & splat(D(low << bits))));
-  }
+// 32 rows and more do not fit into the registers: one function for all who ask.
+template <class V>
+[[gnu::noinline]] void transpose_in_memory(Vec<V>* rows) {
+  transpose_in_registers<V>(rows);
 }
 
-// Element j of row i goes to element i of row j.
 template <class V>
 [[gnu::always_inline]] inline void transpose(Vec<V>* rows) {
-  constexpr int n = kLanes<V>;
-  using Wide = uint32_t;
-  if constexpr (sizeof(V) >= 4) {
-    using U = Unsigned<sizeof(V)>;
-    Vec<U> bits[n];
-    for (int i = 0; i < n; ++i) bits[i] = Vec<U>(rows[i]);
-    exchange_rows<U, 1>(bits, n, 1);
-    for (int i = 0; i < n; ++i) rows[i] = Vec<V>(bits[i]);
-  } else {
-    Vec<uint16_t> pairs[n];
-    for (int i = 0; i < n; ++i) pairs[i] = Vec<uint16_t>(rows[i]);
-    if constexpr (sizeof(V) == 1) {
-      Vec<uint8_t> bytes[n];
-      for (int i = 0; i < n; ++i) bytes[i] = Vec<uint8_t>(rows[i]);
-      exchange_neighbours<uint8_t>(bytes, n, 1);
-      for (int i = 0; i < n; ++i) pairs[i] = Vec<uint16_t>(bytes[i]);
-    }
-    constexpr int apart = 2 / int(sizeof(V));
-    exchange_neighbours<uint16_t>(pairs, n, apart);
-    Vec<Wide> quads[n];
-    for (int i = 0; i < n; ++i) quads[i] = Vec<Wide>(pairs[i]);
-    exchange_rows<Wide, 1>(quads, n, 2 * apart);
-    for (int i = 0; i < n; ++i) rows[i] = Vec<V>(quads[i]);
-  }
+  if constexpr (kLanes<V> > 16)
+    transpose_in_memory<V>(rows);
+  else
+    transpose_in_registers<V>(rows);
 }
 
 // ---- every second value ----

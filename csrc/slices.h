@@ -105,7 +105,7 @@ class SlicePool {
         part.at = load_as<L>(offsets_.get() + from[t] + i) + splat(L(w_.number(first + t, 0, 0)));
       return part;
     };
-    const auto joined = [&](int64_t i, int64_t h, int64_t column) {
+    const auto joined = [&](int64_t i, [[maybe_unused]] V row, [[maybe_unused]] int64_t column) {
       Part best{};
       if (taps > 0) best = cells(0, i);
       for (int64_t t = 1; t < taps; ++t) {
@@ -114,16 +114,20 @@ class SlicePool {
       }
       if constexpr (R::kSums) {
         best.v += Vec<V>{};
-        if (result_.divisors) best.v = result_.divisors->quotients(best.v, od, h, column);
+        if (result_.divisors) best.v = result_.divisors->row_quotients(best.v, row, column);
       }
       return best;
     };
     int64_t to = ((b.plane * d.out + od) * slice_.h.out + b.h0) * line, i = 0;
-    for (int64_t h = b.h0; h < b.h1; ++h, i += line, to += line)
+    for (int64_t h = b.h0; h < b.h1; ++h, i += line, to += line) {
+      V row{};
+      if constexpr (R::kSums)
+        if (result_.divisors) row = V(result_.divisors->row(od, h));
       for (int64_t column = 0; column < line; column += N) {
         if (line >= N) column = std::min(column, line - N);
-        put(to + column, joined(i + column, h, column), std::min<int64_t>(N, line - column));
+        put(to + column, joined(i + column, row, column), std::min<int64_t>(N, line - column));
       }
+    }
   }
 
   struct Part {

@@ -39,6 +39,9 @@ void store_rows(const RowPool<T, R, Exact>& pool, const Block& b, const Result<F
       V* const values = pool.values() + from;
       L* const taps = lane(pool.taps(), from);
       const int64_t stop = whole ? end : to + n;
+      [[maybe_unused]] V row{};
+      if constexpr (R::kSums)
+        if (result.divisors) row = V(result.divisors->row(b.d0, h));
       if constexpr (R::kOffsets && Exact)
         for (int64_t i = 0; i < n; ++i)
           if (values[i] == lowest<V>()) taps[i] = real_tap(w, b.d0, h, b.w0 + i, taps[i]);
@@ -46,14 +49,14 @@ void store_rows(const RowPool<T, R, Exact>& pool, const Block& b, const Result<F
         for (int64_t i = 0; i < n; i += N) {
           Vec<V> v = load(values + i);
           if constexpr (R::kSums)
-            if (result.divisors) v = result.divisors->quotients(v + Vec<V>{}, b.d0, h, b.w0 + i);
+            if (result.divisors) v = result.divisors->row_quotients(v + Vec<V>{}, row, b.w0 + i);
           for (int64_t k = 0; k < std::min<int64_t>(N, n - i); ++k)
             result.y[to + (i + k) * run] = convert_back<T, V>(v[k]);
         }
       } else if (R::kSums && result.divisors) {
         store_row(values, n, result.y + to, result.y + stop, [&](T* p, int64_t i, const Vec<V>& v) {
           if constexpr (R::kSums)
-            write<T, V>(p, result.divisors->quotients(v + Vec<V>{}, b.d0, h, b.w0 + i));
+            write<T, V>(p, result.divisors->row_quotients(v + Vec<V>{}, row, b.w0 + i));
         });
       } else {
         store_row(values, n, result.y + to, result.y + stop,

@@ -209,8 +209,8 @@ struct Runs {
 // work is cut: of smaller ones a part of an axis gives the bits of the whole (ops/sharding.py).
 inline bool is_large(const Window& w) { return w.w.kernel + w.h.kernel + w.d.kernel > 16; }
 
-// Large windows that overlap much take few steps in long rows (rows.h), however many planes there
-// are.
+// Large windows that overlap much take few steps in long rows (rows.h), unless maxima of medium
+// rows go another way (suits_groups in forward.h).
 inline bool overlaps_much(const Window& w) {
   return is_large(w) && w.w.stride == 1 && w.w.out > 48;
 }
