@@ -184,6 +184,9 @@ def run(args: argparse.Namespace, console: Console) -> dict[str, Any]:
             message = f"{type(error).__name__}: {error}"
             results["failures"].append({"point": what, "error": message})
         progress.advance(task)
+        done = int(progress.tasks[task].completed)
+        if not console.is_terminal and 20 * done // total > 20 * (done - 1) // total:
+            print(f"{done} of {total}: {what}", file=sys.stderr, flush=True)
 
     total = len(tiny) + len(todo) + len(whole) + len(stepped)
     try:
