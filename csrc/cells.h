@@ -161,6 +161,17 @@ struct SeenKeys {
   }
 };
 
+// What watches cells of type T that are compared as V, several together.
+template <class V, class T>
+struct WatchedCells : Watch<V> {
+  std::conditional_t<kKeys<V, T>, SeenKeys, NoOffset> keys{};
+
+  bool any() {
+    if constexpr (kKeys<V, T>) this->lanes() |= keys.template lanes<T>();
+    return Watch<V>::any();
+  }
+};
+
 // The way back.
 template <class T, class V>
 T convert_back(V v) {

@@ -18,72 +18,53 @@ template <class T, class V>
 using Some = typename SomeOf<T, V>::type;
 
 #if defined(__AVX512BW__)
-// (g++ 12 warns of the intrinsics without a mask)
-constexpr __mmask8 kEight = 0xff;
-constexpr __mmask16 kAllLanes = 0xffff;
-constexpr __mmask32 kTwice = 0xffffffff;
+// (g++ 12 warns of the intrinsics without a mask.)
+template <class V>
+constexpr uint32_t kAllLanes = ~uint32_t(0) >> (32 - kLanes<V>);
+#define POOLKIT_WIDENED(types, v) _mm512_maskz_cvt##types(kAllLanes<V>, v)
+#elif defined(__AVX2__)
+#define POOLKIT_WIDENED(types, v) _mm256_cvt##types(v)
+#endif
+
+#if defined(__AVX2__)
+// A few bytes, or many, as the processor's own type.
+template <class Bytes>
+[[gnu::always_inline]] inline auto in_register(const Bytes& bytes) {
+  if constexpr (sizeof(Bytes) == 32)
+    return __m256i(bytes);
+  else if constexpr (sizeof(Bytes) == 16)
+    return __m128i(bytes);
+  else if constexpr (sizeof(Bytes) == 8)
+    return _mm_cvtsi64_si128(std::bit_cast<int64_t>(bytes));
+  else
+    return _mm_cvtsi32_si128(std::bit_cast<int32_t>(bytes));
+}
 #endif
 
 // Integers as wider ones, and as narrower ones, of which only the lowest bits stay: an instruction
 // or a few. (g++ 12 takes most of these element by element.)
 template <class V, class T>
-[[gnu::always_inline]] inline Vec<V> widened(const T* p) {
-  Some<T, V> some;
-  std::memcpy(&some, p, sizeof(some));
+[[gnu::always_inline]] inline Vec<V> widened(const Some<T, V>& some) {
 #if defined(__AVX2__)
   constexpr int from = sizeof(T), to = sizeof(V);
   constexpr bool kSigned = std::is_signed_v<T>;
-#if defined(__AVX512BW__)
-  if constexpr (from == 1 && to == 2) {
-    const auto v = __m256i(some);
-    return Vec<V>(kSigned ? _mm512_maskz_cvtepi8_epi16(kTwice, v)
-                          : _mm512_maskz_cvtepu8_epi16(kTwice, v));
+  if constexpr (from <= 2) {
+    const auto v = in_register(some);
+    if constexpr (from == 1 && to == 2)
+      return Vec<V>(kSigned ? POOLKIT_WIDENED(epi8_epi16, v) : POOLKIT_WIDENED(epu8_epi16, v));
+    else if constexpr (from == 1 && to == 4)
+      return Vec<V>(kSigned ? POOLKIT_WIDENED(epi8_epi32, v) : POOLKIT_WIDENED(epu8_epi32, v));
+    else if constexpr (from == 1 && to == 8)
+      return Vec<V>(kSigned ? POOLKIT_WIDENED(epi8_epi64, v) : POOLKIT_WIDENED(epu8_epi64, v));
+    else if constexpr (to == 4)
+      return Vec<V>(kSigned ? POOLKIT_WIDENED(epi16_epi32, v) : POOLKIT_WIDENED(epu16_epi32, v));
+    else
+      return Vec<V>(kSigned ? POOLKIT_WIDENED(epi16_epi64, v) : POOLKIT_WIDENED(epu16_epi64, v));
   }
-  if constexpr (from == 1 && to == 4) {
-    const auto v = __m128i(some);
-    return Vec<V>(kSigned ? _mm512_maskz_cvtepi8_epi32(kAllLanes, v)
-                          : _mm512_maskz_cvtepu8_epi32(kAllLanes, v));
-  }
-  if constexpr (from == 2 && to == 4) {
-    const auto v = __m256i(some);
-    return Vec<V>(kSigned ? _mm512_maskz_cvtepi16_epi32(kAllLanes, v)
-                          : _mm512_maskz_cvtepu16_epi32(kAllLanes, v));
-  }
-  if constexpr (from == 1 && to == 8) {
-    const auto v = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
-    return Vec<V>(kSigned ? _mm512_maskz_cvtepi8_epi64(kEight, v)
-                          : _mm512_maskz_cvtepu8_epi64(kEight, v));
-  }
-  if constexpr (from == 2 && to == 8) {
-    const auto v = __m128i(some);
-    return Vec<V>(kSigned ? _mm512_maskz_cvtepi16_epi64(kEight, v)
-                          : _mm512_maskz_cvtepu16_epi64(kEight, v));
-  }
-#else
-  if constexpr (from == 1 && to == 2) {
-    const auto v = __m128i(some);
-    return Vec<V>(kSigned ? _mm256_cvtepi8_epi16(v) : _mm256_cvtepu8_epi16(v));
-  }
-  if constexpr (from == 1 && to == 4) {
-    const auto v = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
-    return Vec<V>(kSigned ? _mm256_cvtepi8_epi32(v) : _mm256_cvtepu8_epi32(v));
-  }
-  if constexpr (from == 2 && to == 4) {
-    const auto v = __m128i(some);
-    return Vec<V>(kSigned ? _mm256_cvtepi16_epi32(v) : _mm256_cvtepu16_epi32(v));
-  }
-  if constexpr (from == 1 && to == 8) {
-    const auto v = _mm_cvtsi32_si128(std::bit_cast<int32_t>(some));
-    return Vec<V>(kSigned ? _mm256_cvtepi8_epi64(v) : _mm256_cvtepu8_epi64(v));
-  }
-  if constexpr (from == 2 && to == 8) {
-    const auto v = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
-    return Vec<V>(kSigned ? _mm256_cvtepi16_epi64(v) : _mm256_cvtepu16_epi64(v));
-  }
-#endif
 #endif
   return __builtin_convertvector(some, Vec<V>);
 }
+#undef POOLKIT_WIDENED
 
 template <class T, class V>
 [[gnu::always_inline]] inline Some<T, V> narrowed(const Vec<V>& v) {
@@ -91,13 +72,13 @@ template <class T, class V>
   [[maybe_unused]] constexpr int from = sizeof(V), to = sizeof(T);
 #if defined(__AVX512BW__)
   const auto all = __m512i(v);
-  if constexpr (from == 2) return To(_mm512_maskz_cvtepi16_epi8(kTwice, all));
-  if constexpr (from == 4 && to == 1) return To(_mm512_maskz_cvtepi32_epi8(kAllLanes, all));
-  if constexpr (from == 4 && to == 2) return To(_mm512_maskz_cvtepi32_epi16(kAllLanes, all));
-  if constexpr (from == 8 && to == 4) return To(_mm512_maskz_cvtepi64_epi32(kEight, all));
-  if constexpr (from == 8 && to == 2) return To(_mm512_maskz_cvtepi64_epi16(kEight, all));
+  if constexpr (from == 2) return To(_mm512_maskz_cvtepi16_epi8(kAllLanes<V>, all));
+  if constexpr (from == 4 && to == 1) return To(_mm512_maskz_cvtepi32_epi8(kAllLanes<V>, all));
+  if constexpr (from == 4 && to == 2) return To(_mm512_maskz_cvtepi32_epi16(kAllLanes<V>, all));
+  if constexpr (from == 8 && to == 4) return To(_mm512_maskz_cvtepi64_epi32(kAllLanes<V>, all));
+  if constexpr (from == 8 && to == 2) return To(_mm512_maskz_cvtepi64_epi16(kAllLanes<V>, all));
   if constexpr (from == 8 && to == 1)
-    return std::bit_cast<To>(_mm_cvtsi128_si64(_mm512_maskz_cvtepi64_epi8(kEight, all)));
+    return std::bit_cast<To>(_mm_cvtsi128_si64(_mm512_maskz_cvtepi64_epi8(kAllLanes<V>, all)));
 #elif defined(__AVX2__)
   // The lowest bytes of the lanes of each half, side by side; then the halves.
   const auto bytes = [](int half_byte) { return half_byte / to * from + half_byte % to; };
@@ -121,19 +102,20 @@ template <class V, class T>
   if constexpr (std::is_same_v<T, V>) {
     return load(p);
   } else {
-    if constexpr (std::is_integral_v<T> && std::is_integral_v<V> && sizeof(T) < sizeof(V))
-      return widened<V>(p);
     Some<T, V> some;
     std::memcpy(&some, p, sizeof(some));
-    if constexpr (!is_half<T>) return __builtin_convertvector(some, Vec<V>);
+    if constexpr (std::is_integral_v<T> && std::is_integral_v<V> && sizeof(T) < sizeof(V))
+      return widened<V, T>(some);
+    else if constexpr (!is_half<T>)
+      return __builtin_convertvector(some, Vec<V>);
 #if defined(__AVX512BW__)
     if constexpr (std::is_same_v<T, Half>)
-      return Vec<V>(_mm512_maskz_cvtph_ps(kAllLanes, __m256i(some)));
+      return Vec<V>(_mm512_maskz_cvtph_ps(kAllLanes<V>, __m256i(some)));
 #elif defined(__F16C__) && defined(__AVX2__)
     if constexpr (std::is_same_v<T, Half>) return Vec<V>(_mm256_cvtph_ps(__m128i(some)));
 #endif
     if constexpr (is_half<T>) {
-      const auto h = widened<uint32_t>(reinterpret_cast<const uint16_t*>(p));
+      const auto h = widened<uint32_t, uint16_t>(some);
       if constexpr (std::is_same_v<T, BFloat16>) return Vec<V>(h << 16);
       // As widen() in values.h.
       const Vec<uint32_t> magnitude = (h & 0x7fff) << 13;
@@ -208,7 +190,8 @@ template <class T, class V>
       const auto nan = Vec<V>((bits & 0x80000000u) | 0x7fc00000u);  // the one that torch gives
       const Vec<V> one = v != v ? nan : v;
 #if defined(__AVX512BW__)
-      some = Some<T, V>(_mm512_maskz_cvtps_ph(kAllLanes, __m512(one), _MM_FROUND_TO_NEAREST_INT));
+      some =
+          Some<T, V>(_mm512_maskz_cvtps_ph(kAllLanes<V>, __m512(one), _MM_FROUND_TO_NEAREST_INT));
 #else
       some = Some<T, V>(_mm256_cvtps_ph(__m256(one), _MM_FROUND_TO_NEAREST_INT));
 #endif

@@ -165,13 +165,15 @@ class DirectPool {
             if (!keeps) row.cells = find_row(b.plane, d.start(b.d0) + td * d.dilation, y, count_);
           }
       }
-      if (keeps)
-        d1 - d0 != 1  ? finish_row<0>(out)
-        : count_ == 2 ? finish_row<2>(out)
-        : count_ == 3 ? finish_row<3>(out)
-                      : finish_row<0>(out);
+      const int64_t known = keeps && d1 - d0 != 1 ? 0 : count_;
+      if (!keeps)
+        known == 2 ? finish_row_from_cells<S, K, 2>(out) : finish_row_from_cells<S, K, 0>(out);
+      else if (known == 2)
+        finish_row<2>(out);
+      else if (known == 3)
+        finish_row<3>(out);
       else
-        count_ == 2 ? finish_row_from_cells<S, K, 2>(out) : finish_row_from_cells<S, K, 0>(out);
+        finish_row<0>(out);
     }
   }
 

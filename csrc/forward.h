@@ -460,16 +460,14 @@ void forward_global(const T* x, const Result<F, T>& result, const Window& w, int
 // Windows so large that it pays to turn planes into lanes, where neighbours go together, and not so
 // large that parts of a plane would have most of their rows in common: measured. (Sums do not go
 // together there: of few planes they must come out the same.)
-constexpr int64_t kMostGrouped = 64;  // taps of both axes
-
 template <class F>
 bool suits_groups(const Window& w, int64_t planes) {
   using V = typename F::V;
   const int64_t taps = w.h.kernel + w.w.kernel;
-  return !F::Plain::kSums && sizeof(V) > 1 &&
-         planes >= kLanes<V> * torch::stable::get_num_threads() && w.w.out <= 128 &&
-         taps >= (sizeof(V) == 2 && F::Plain::kOffsets ? 18 : 14) && taps <= kMostGrouped &&
-         together(w.h) > 1 && together(w.w) > 1;
+  constexpr int64_t kLeast = sizeof(V) == 2 && F::Plain::kOffsets ? 18 : 14, kMost = 64;
+  return !F::Plain::kSums && sizeof(V) > 1 && kLeast <= taps && taps <= kMost && w.w.out <= 128 &&
+         together(w.h) > 1 && together(w.w) > 1 &&
+         planes >= kLanes<V> * torch::stable::get_num_threads();
 }
 
 // Every window of `planes` blocks of cells, each cell a run of `run` values.

@@ -30,13 +30,11 @@ template <bool Watched, class T, class V>
 bool gather_planes(const T* const (&plane)[kLanes<V>], int64_t step, int64_t n, const T* end, V* to,
                    int64_t pitch = kLanes<V>) {
   constexpr int N = kLanes<V>;
-  constexpr bool kOfKeys = kKeys<V, T>;
   if (n <= 0) return false;  // an empty tensor has no address
-  Watch<V> watch;
-  [[maybe_unused]] std::conditional_t<kOfKeys, SeenKeys, NoOffset> keys;
+  WatchedCells<V, T> watch;
   const auto get = [&](const T* p) __attribute__((always_inline)) {
-    if constexpr (kOfKeys)
-      return keys.read(p);
+    if constexpr (kKeys<V, T>)
+      return watch.keys.read(p);
     else
       return load_as<V>(p);
   };
@@ -46,10 +44,6 @@ bool gather_planes(const T* const (&plane)[kLanes<V>], int64_t step, int64_t n, 
       for (int k = 0; k < N; k += 2) watch.unordered(rows[k], rows[k + 1]);
     }
   };
-  const auto special = [&]() __attribute__((always_inline)) {
-    if constexpr (Watched && kOfKeys) watch.lanes() |= keys.template lanes<T>();
-    return Watched && watch.any();
-  };
   if (step != 1) {
     for (int64_t c = 0; c < n; ++c) {
       T some[N];
@@ -58,7 +52,7 @@ bool gather_planes(const T* const (&plane)[kLanes<V>], int64_t step, int64_t n, 
       if constexpr (Watched) watch.unordered(v, v);
       store(to + c * pitch, v);
     }
-    return special();
+    return Watched && watch.any();
   }
   if (n < N) {
     Vec<V> rows[N];
@@ -74,7 +68,7 @@ bool gather_planes(const T* const (&plane)[kLanes<V>], int64_t step, int64_t n, 
     look(rows);
     transpose<V>(rows);
     for (int64_t k = 0; k < n; ++k) store(to + k * pitch, rows[k]);
-    return special();
+    return Watched && watch.any();
   }
   for (int64_t c = 0; c < n; c += N) {
     c = std::min(c, n - N);  // the last square overlaps the one before
@@ -86,7 +80,7 @@ bool gather_planes(const T* const (&plane)[kLanes<V>], int64_t step, int64_t n, 
     POOLKIT_UNROLL
     for (int k = 0; k < N; ++k) store(to + (c + k) * pitch, rows[k]);
   }
-  return special();
+  return Watched && watch.any();
 }
 
 // The way back: put(plane, cell, vector, n) stores n cells of a plane.

@@ -126,14 +126,11 @@ class StripPool {
       pool<2, 2>(b, row, plane, origin);
     else
       w_.w.stride == 1 ? pool<3, 1>(b, row, plane, origin) : pool<3, 2>(b, row, plane, origin);
-    if constexpr (kKeys<V, T>) special_.lanes() |= special_.keys.template lanes<T>();
     return R::kSums || !special_.any();
   }
 
  private:
-  struct Watched : Watch<V> {
-    std::conditional_t<kKeys<V, T>, SeenKeys, NoOffset> keys;
-  };
+  using Watched = WatchedCells<V, T>;
   struct Strip {
     int64_t first;  // output
     bool edge;      // whether any of its windows holds padding along the row

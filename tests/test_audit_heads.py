@@ -11,10 +11,6 @@ from poolkit.models import VGG16, AlexNet, EfficientNetB0, ResNet18, ResNet50, U
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def textured(*shape, seed=0):
-    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
-
-
 HEADS = [
     (AlexNet, "flatten + fc", (6, 6), 58_631_144, 95.96, 257_000, 58_621_952, 2_726_696),
     (VGG16, "flatten + fc", (7, 7), 123_642_856, 89.36, 513_000, 123_633_664, 15_227_688),
@@ -32,7 +28,7 @@ def test_published_heads(build, kind, grid, parameters, share, gap, multiply_add
     model = without_drawing(build)
     if kind == "gap":
         grid = (2, 2)
-    found = head.describe(model, textured(1, 3, 64, 64))
+    found = head.describe(model, torch.rand(1, 3, 64, 64))
     assert (found.kind, found.grid, found.parameters) == (kind, grid, parameters)
     assert 100 * found.share == pytest.approx(share, abs=0.05 if share == 24.2 else 0.005)
     assert (found.gap_parameters, found.multiply_adds) == (gap, multiply_adds)
@@ -85,7 +81,7 @@ class Plain(nn.Module):
 
 def test_kinds_of_heads():
     torch.manual_seed(0)
-    x = textured(2, 3, 16, 16)
+    x = torch.rand(2, 3, 16, 16)
     both = head.describe(Both(), x)
     assert (both.kind, both.name, both.grid) == ("gap + gmp", ":mean", (14, 14))
     assert (both.parameters, both.gap_parameters) == (16 * 5 + 5, 8 * 5 + 5)
@@ -94,7 +90,7 @@ def test_kinds_of_heads():
     assert (plain.kind, plain.name, plain.parameters) == ("flatten + fc", ":view", 8 * 7 * 7 * 5)
     assert not plain.any_size
     assert plain.sizes_tried == (((24, 24), False), ((32, 32), False))
-    maxima = head.describe(ResNet18(10, head="gmp").eval(), textured(2, 3, 64, 64))
+    maxima = head.describe(ResNet18(10, head="gmp").eval(), torch.rand(2, 3, 64, 64))
     assert (maxima.kind, maxima.name, maxima.parameters) == ("gmp", "avgpool", 5130)
     unet = head.describe(UNet(2, channels=(4, 6, 8)).eval(), x)
     assert (unet.kind, unet.grid, unet.parameters) == ("none", (16, 16), 0)
@@ -103,12 +99,12 @@ def test_kinds_of_heads():
     words = nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.Flatten(2), nn.Linear(16, 5), nn.Flatten())
     assert head.describe(words, x) is None
     line = nn.Sequential(nn.Conv1d(2, 8, 4, 4), nn.AdaptiveAvgPool1d(1), nn.Flatten())
-    assert head.describe(line, textured(2, 2, 32)).grid == (8,)
+    assert head.describe(line, torch.rand(2, 2, 32)).grid == (8,)
 
 
 def test_a_pool_that_is_a_map_of_one_cell():
     """Convolutions of 1 x 1 behind the pool are part of the head."""
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 4, 1))
-    found = head.describe(net, textured(2, 3, 16, 16))
+    found = head.describe(net, torch.rand(2, 3, 16, 16))
     assert (found.kind, found.name, found.parameters) == ("gap", "1", 36)
     assert (found.gap_parameters, found.multiply_adds) == (36, 64)
