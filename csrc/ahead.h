@@ -13,12 +13,18 @@
 
 namespace poolkit {
 
-// What is smaller stays in cache from the layer before: asking costs a few percent, for nothing.
-constexpr int64_t kFar = 8 << 20;  // bytes
+// What is smaller stays in cache from the layer before: asking costs a few percent, for nothing;
+// and a tenth, where cells are read as they lie and only rows go side by side. There only what the
+// last level hardly holds is worth it.
+constexpr int64_t kFar = 8 << 20, kBeyond = 16 << 20;  // bytes
 
 template <class T>
 bool is_far(int64_t values) {
   return values * int64_t(sizeof(T)) > kFar;
+}
+template <class T>
+bool is_beyond(int64_t values) {
+  return values * int64_t(sizeof(T)) > kBeyond;
 }
 
 // N values, into the second-level cache: what is at work now fills the first. Any address will do.

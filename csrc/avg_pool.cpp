@@ -28,7 +28,7 @@ using Sums = Forms<T, Sum<Wide<T>>, Sum<Wide<T>>, NoOffset>;
 
 template <class T>
 void avg_planes(const T* x, T* y, const Window& w, int64_t planes, int64_t run) {
-  const Runs runs = in_rows_of_runs(w, planes, run, kLanes<T>);
+  const Runs runs = in_rows_of_runs(w, planes, run, kLanes<Wide<T>>);
   const Divisors<Wide<T>> divisors(runs.window);
   forward<Sums<T>>(x, Result<Sums<T>, T>{y, {}, &divisors}, runs.window, runs.planes, runs.run);
 }
@@ -281,7 +281,8 @@ Tensor avg_pool_backward(const Tensor& g, const Window& window) {
   dispatch<kFloats>(g.scalar_type(), "avg_pool_backward", [&]<class T>() {
     const auto* from = static_cast<const T*>(in.tensor.const_data_ptr());
     auto* to = static_cast<T*>(out.tensor.mutable_data_ptr());
-    const Runs runs = in_runs(window, out.planes, out.run, kLanes<T>);
+    Runs runs = in_runs(window, out.planes, out.run, kLanes<Wide<T>>);
+    join_channels(runs, kLanes<Wide<T>>);
     const Window& w = runs.window;
     const int64_t planes = runs.planes, run = runs.run;
     if (w.is_one_row() && run == 1) {

@@ -170,6 +170,13 @@ struct WatchedCells : Watch<V> {
     if constexpr (kKeys<V, T>) this->lanes() |= keys.template lanes<T>();
     return Watch<V>::any();
   }
+  [[gnu::always_inline]] void join(const WatchedCells& other) {
+    Watch<V>::join(other);
+    if constexpr (kKeys<V, T>) {
+      keys.least = lesser(keys.least, other.keys.least);
+      keys.most = greater<int16_t>(keys.most, other.keys.most);
+    }
+  }
 };
 
 // The way back.

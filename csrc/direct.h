@@ -61,7 +61,7 @@ class DirectPool {
   using Mask = std::make_signed_t<Unsigned<sizeof(V)>>;
   static constexpr int N = kLanes<V>;
   // Cells are asked for so far ahead: the processor loses sight of rows that go side by side.
-  static constexpr int64_t kAhead = (2 << 10) / int64_t(sizeof(T));
+  static constexpr int64_t kAhead = (kVectorBytes == 64 ? 4 << 10 : 2 << 10) / int64_t(sizeof(T));
   // As in strips.h.
   static constexpr bool kPairs = R::kSums && std::is_same_v<T, BFloat16>;
   static constexpr bool kWatch =

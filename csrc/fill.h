@@ -136,7 +136,7 @@ void fill_cell(const T* from, T* to, int64_t run, const Share<Wide<T>>& share) {
   }
 }
 
-constexpr int64_t kCopied = 16 << 10;  // bytes
+constexpr int64_t kCopied = 4 << 10;  // bytes
 
 // Channels-last: `run` channels, at least a vector of them.
 template <class T>

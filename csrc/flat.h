@@ -27,15 +27,18 @@
 
 namespace poolkit {
 
-// So many outputs of a row, of windows that strips have too: measured, and a matter of how many
-// lanes rows leave empty there. Offsets as wide as the values make rows of parts twice as wide.
+// Whether rows of so many outputs pay, of windows that strips have too: measured, and a matter of
+// how many lanes rows leave empty there. Offsets as wide as the values make rows of parts twice as
+// wide.
 template <class F>
-constexpr int64_t kMostFlat = [] {
+bool suits_flat_rows(int64_t outputs) {
   constexpr int lanes = kLanes<typename F::V>;
-  if (sizeof(typename F::V) < 4) return std::min(48, lanes * 3 / 2);
-  if (lanes == 8) return F::Plain::kSums ? 112 : 20;
-  return F::Plain::kOffsets ? 8 : std::min(24, lanes * 3 / 2);
-}();
+  if (sizeof(typename F::V) < 4) return outputs <= std::min(48, lanes * 3 / 2);
+  if (lanes == 8) return outputs <= (F::Plain::kSums ? 112 : 20);
+  if (lanes < 8) return outputs <= (F::Plain::kOffsets ? 8 : lanes * 3 / 2);
+  if (F::Plain::kOffsets) return outputs <= 12 || (16 < outputs && outputs <= 24);
+  return outputs <= 42;
+}
 
 // Whether that is possible, and pays: a plane is one piece of work, and its rows should stay in a
 // near cache, where strips can be cut as one likes. Every tap costs an instruction or two, so
@@ -47,7 +50,7 @@ bool suits_flat(const Window& w, int64_t planes) {
            2 * a.extent() <= 3 * a.size;
   };
   if (!w.d.identity() || !flat(w.h) || !flat(w.w)) return false;
-  if (suits_strips<F>(w) && (planes < 16 || w.w.out > kMostFlat<F>)) return false;
+  if (suits_strips<F>(w, false) && (planes < 16 || !suits_flat_rows<F>(w.w.out))) return false;
   return w.w.size <= 112 && w.cells() <= 1 << 14;
 }
 

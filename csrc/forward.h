@@ -9,9 +9,10 @@
 // - Other long rows, and large windows, are staged first: rows.h.
 // - Other small planes are turned into lanes: lane_planes.h. So are planes of large maxima, where
 //   neighbouring windows then go together (neighbours.h), channels that are too few to fill a
-//   register, and all adaptive windows that do not divide the input: they lie at no fixed distance
-//   from their outputs.
-// - A window that is a long run of cells by itself, as in global pooling, is reduced by itself.
+//   register where windows have strides, and all adaptive windows that do not divide the input:
+//   they lie at no fixed distance from their outputs.
+// - A window that is a long run of cells by itself, as in global pooling, is reduced by itself:
+//   long_runs.h.
 //
 // A block is done by the plain rule, and where its input turns out to need it again by the full
 // one.
@@ -21,6 +22,7 @@
 
 #include "direct.h"
 #include "flat.h"
+#include "long_runs.h"
 #include "slices.h"
 #include "store.h"
 #include "strips.h"
@@ -125,7 +127,7 @@ void forward_flat_as(const T* x, const Result<F, T>& result, const Window& w, in
   int64_t group = kBytes / (Pool::pitch(w) * int64_t(sizeof(typename F::V)));
   group = std::max<int64_t>(1, std::min(group, planes / (4 * threads)));
   const int64_t groups = (planes + group - 1) / group;
-  const int64_t cost = group * w.cells() * (w.w.kernel + w.h.kernel) / 8;
+  const int64_t cost = group * w.cells() * (w.w.kernel + w.h.kernel) / 4;
   parallel(groups, cost, [&](int64_t item, int64_t stop) {
     Pool flat(x, planes, w, result, group);
     std::optional<RowPool<T, typename F::Full, true>> full;
@@ -212,7 +214,7 @@ template <class F, class T>
 class RunPool {
  public:
   RunPool(const T* x, int64_t planes, const Result<F, T>& result, const Window& w, int64_t run)
-      : x_(x), result_(result), w_(w), run_(run), far_(is_far<T>(planes * w.cells() * run)) {}
+      : x_(x), result_(result), w_(w), run_(run), values_(planes * w.cells() * run) {}
 
   // Channels [first, first + n) of the cells of a block, whose `plane` counts whole cells.
   void operator()(const Block& b, int64_t first, int64_t n) {
@@ -239,7 +241,8 @@ class RunPool {
   void add(const Block& b, int64_t first, int64_t n) {
     using R = typename F::Plain;
     const auto go = [&]<int U, bool Pairs>() {
-      LanePool<R, Rule::kPlain, U, Pairs> pool(w_, n, result_.divisors, is_large(w_), far_);
+      LanePool<R, Rule::kPlain, U, Pairs> pool(w_, n, result_.divisors, is_large(w_),
+                                               is_far<T>(values_), is_beyond<T>(values_));
       NoOffset* const none = nullptr;
       pool(cells(b, first), b, result_.y + start(b) + first, line(), run_, none, 0, 0);
     };
@@ -266,7 +269,7 @@ class RunPool {
     Buffer<L> taps;
     bool special = false;
     const auto go = [&]<int U>() {
-      LanePool<R, kRule, U> pool(w_, n, nullptr, true);
+      LanePool<R, kRule, U> pool(w_, n, nullptr, true, false, is_beyond<T>(values_));
       if constexpr (kBytes)
         pool(cells(b, first), b, result_.y + to, line(), run_,
              static_cast<uint8_t*>(result_.offsets.data) + to, line(), run_);
@@ -294,8 +297,7 @@ class RunPool {
   const T* const x_;
   const Result<F, T>& result_;
   const Window& w_;
-  const int64_t run_;
-  const bool far_;
+  const int64_t run_, values_;  // of a cell, and of the whole input
 };
 
 // How the output is cut into rows, columns and channels whose cells fit into cache.
@@ -385,78 +387,6 @@ void forward_runs(const T* x, const Result<F, T>& result, const Window& w, int64
   });
 }
 
-// Windows of long runs, and those whose taps no lane can number: window by window, cell by cell
-// along the row.
-template <class F, class T>
-void forward_long(const T* x, const Result<F, T>& result, const Window& w, int64_t planes,
-                  int64_t run) {
-  using R = typename F::Plain;
-  const int64_t rows = w.d.out * w.h.out, step = w.w.dilation * run;
-  const int64_t cost = w.w.size;
-  parallel(planes * rows * run, cost, [&](int64_t item, int64_t stop) {
-    for (; item < stop; ++item) {
-      const int64_t line = item / run, channel = item % run;
-      const int64_t plane = line / rows, d = line % rows / w.h.out, h = line % w.h.out;
-      const T* const cells = x + plane * w.cells() * run + channel;
-      for (int64_t i = 0; i < w.w.out; ++i) {
-        const int64_t first = w.w.first(i), taps = w.w.last(i) - first;
-        const int64_t start = w.w.start(i) + first * w.w.dilation;
-        const int64_t to = (line * w.w.out + i) * run + channel;
-        [[maybe_unused]] typename F::V sum{};
-        [[maybe_unused]] T best{};
-        [[maybe_unused]] int64_t tap = 0;
-        [[maybe_unused]] bool found = false;
-        for (int64_t td = w.d.first(d); td < w.d.last(d); ++td)
-          for (int64_t th = w.h.first(h); th < w.h.last(h); ++th) {
-            if (taps <= 0) continue;
-            const int64_t row =
-                (w.d.start(d) + td * w.d.dilation) * w.h.size + w.h.start(h) + th * w.h.dilation;
-            const T* const p = cells + (row * w.w.size + start) * run;
-            if constexpr (R::kSums) {
-              sum += sum_run(p, taps);
-            } else {
-              const int64_t k = step == 1 ? winner(p, taps) : winner(p, taps, step);
-              if (found && !beats(p[k * step], best)) continue;
-              found = true;
-              best = p[k * step];
-              tap = w.number(td, th, first + k);
-            }
-          }
-        if constexpr (R::kSums) {
-          result.y[to] =
-              result.divisors ? quotient<T>(sum, (*result.divisors)(d, h, i)) : narrow<T>(sum);
-        } else {
-          result.y[to] = best;
-          if constexpr (R::kOffsets)
-            result.offsets.template as<typename F::Offset>(
-                [&]<class O>(O* offsets) { offsets[to] = O(tap); });
-        }
-      }
-    }
-  });
-}
-
-// Global sums of contiguous planes.
-template <class F, class T>
-void forward_global(const T* x, const Result<F, T>& result, const Window& w, int64_t planes) {
-  using V = typename F::V;
-  constexpr int N = kLanes<V>;
-  const int64_t n = w.w.size, groups = (planes + N - 1) / N;
-  const int64_t divisor = result.divisors ? (*result.divisors)(0, 0, 0) : 1;
-  parallel(groups, n * N / 4, [&](int64_t group, int64_t stop) {
-    for (; group < stop; ++group) {
-      const int64_t first = group * N, count = std::min<int64_t>(N, planes - first);
-      V sums[N];
-      if (n >= N)
-        sum_runs(x + first * n, n, count, sums);
-      else
-        for (int64_t k = 0; k < count; ++k) sums[k] = sum_run(x + (first + k) * n, n);
-      for (int64_t k = 0; k < count; ++k)
-        result.y[first + k] = result.divisors ? quotient<T>(sums[k], divisor) : narrow<T>(sums[k]);
-    }
-  });
-}
-
 // Windows so large that it pays to turn planes into lanes, where neighbours go together, and not so
 // large that parts of a plane would have most of their rows in common: measured. (Sums do not go
 // together there: of few planes they must come out the same.)
@@ -480,8 +410,13 @@ void forward(const T* x, const Result<F, T>& result, const Window& w, int64_t pl
   const bool few = 2 * planes * run <= kLanes<typename F::V>;
   // (Their loops over long runs add cells as they are.)
   constexpr bool kRuns = !F::Plain::kSquares;
-  if constexpr (F::Plain::kSums && kRuns)
-    if (run == 1 && w.is_one_row()) return forward_global<F>(x, result, w, planes);
+  if constexpr (kRuns)
+    if (run == 1 && w.is_one_row()) {
+      if constexpr (F::Plain::kSums)
+        return forward_global_sums<F>(x, result, w, planes);
+      else if (w.w.size >= kLanes<Compared<T>>)
+        return forward_global_maxima<F>(x, result, w, planes);
+    }
   if constexpr (kHasStrips<F>)
     if (run == 1 && w.d.identity()) {
       Window slices = w;  // an axis without windows of its own only makes more planes
@@ -489,7 +424,8 @@ void forward(const T* x, const Result<F, T>& result, const Window& w, int64_t pl
       const int64_t all = planes * w.d.size;
       if (suits_groups<F>(w, all)) return forward_planes<F>(x, result, slices, all, 1);
       if (suits_flat<F>(w, all)) return forward_flat<F>(x, result, slices, all);
-      if (suits_strips<F>(w)) return forward_strips<F>(x, result, slices, all);
+      if (suits_strips<F>(slices, is_beyond<T>(planes * w.cells())))
+        return forward_strips<F>(x, result, slices, all);
     }
   if constexpr (kHasSlices<F, T>)
     if (run == 1 && suits_slices<F>(w)) return forward_slices<F>(x, result, w, planes);
@@ -498,7 +434,8 @@ void forward(const T* x, const Result<F, T>& result, const Window& w, int64_t pl
   if constexpr (kHasDirect<F>)
     if (run == 1 && !cut && suits_direct<F>(w)) return forward_direct<F>(x, result, w, planes);
   const bool unnumbered = F::Plain::kOffsets && w.packed_taps() > INT32_MAX;
-  const bool long_runs = kRuns && run == 1 && w.w.dilation == 1 && taps >= 48 && apart;
+  constexpr int64_t kLong = F::Plain::kSums ? 48 : std::max(48, kLanes<Compared<T>>);
+  const bool long_runs = kRuns && run == 1 && w.w.dilation == 1 && taps >= kLong && apart;
   if (long_runs || unnumbered)
     forward_long<F>(x, result, w, planes, run);
   else if (run >= kLanes<typename F::V>)

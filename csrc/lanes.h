@@ -32,6 +32,7 @@ template <class R, Rule rule, bool Sub, bool Pairs, int U, int K, bool Square, c
   constexpr int64_t kStep = U * kLanes<typename R::Value>;
   const Pitches p = pitches;
   constexpr bool kOfKeys = kKeys<typename R::Value, C>;
+  constexpr bool kAsks = kVectorBytes == 64 && !Sub && (Square || (K == 3 && !R::kSums));
   SeenOf<typename R::Value, C> special{};  // in registers: nothing else may point to it
   if constexpr (!kOfKeys) special = seen;
   const Column* c = columns.data() + i;
@@ -42,13 +43,21 @@ template <class R, Rule rule, bool Sub, bool Pairs, int U, int K, bool Square, c
     const auto all = [&](const CellRow<R, C>* from, int64_t first) {
       // The first step is short where the second overlaps it.
       for (int64_t at = 0, ahead = (p.width - 1) % kStep + 1; at < p.width;
-           at += ahead, ahead = kStep)
+           at += ahead, ahead = kStep) {
+        if constexpr (kAsks)
+          if (p.ahead > 0 && (Square || count > 1)) {  // two rows and two columns are new
+            const CellRow<R, C>* const last_row = from + (Square ? K : count) - 1;
+            POOLKIT_UNROLL
+            for (int k = 0; k < 4; ++k)
+              fetch<kStep>(last_row[-k / 2].cells + first + at + k % 2 * p.step + p.ahead);
+          }
         if constexpr (R::kSums)
           sum_window<R, Sub, Pairs, U, K, Square>(from, count, *c, first + at, p.step, to + at,
                                                   finished);
         else
           reduce_window<R, rule, Sub, U, K, Square>(from, count, *c, first + at, p.step, to + at,
                                                     lane(to_taps, at), special);
+      }
     };
     if constexpr (Square) {
       CellRow<R, C> from[K];
@@ -172,13 +181,14 @@ class LanePool {
 
  public:
   LanePool(const Window& w, int64_t width, const Divisors<V>* divisors, bool groups,
-           bool far = false)
+           bool far = false, bool beyond = false)
       : w_(w),
         width_(width),
         divisors_(divisors),
         along_(groups ? together(w.w) : 1),
         down_(groups ? together(w.h) : 1),
-        far_(far) {}
+        far_(far),
+        beyond_(beyond) {}
 
   // The results of output row r of the block go to `to` + r * row, cells `cell` apart, and the taps
   // likewise to `taps`.
@@ -204,6 +214,9 @@ class LanePool {
     std::vector<CellRow<R, C>> list;
     std::vector<CellRow<R, V>> reduced;
     const int64_t step = w_.w.dilation * in.cell;
+    // Measured: windows 2/2 want less than 3/2, and those that begin a cell apart nothing.
+    const bool apart = w_.w.stride == 2 && w_.h.stride == 2;
+    const int64_t ahead = beyond_ && apart ? (w_.w.kernel == 2 ? 2048 : 4096) / sizeof(C) : 0;
     const auto number = [&](int64_t id, int64_t ih) {
       return (id - d_seen.low) * h_seen.size() + ih - h_seen.low;
     };
@@ -213,7 +226,7 @@ class LanePool {
       if (std::exchange(done_[size_t(n)], 1)) return;
       const CellRow<R, C> one{in.line(id, ih), nullptr, 0, true};
       reduce_row<R, rule, false, Pairs, U>(
-          &one, 1, columns_, {width_, step, width_, width_, far_, along_, w_.w.adaptive()},
+          &one, 1, columns_, {width_, step, width_, width_, far_, 0, along_, w_.w.adaptive()},
           reduced_.get() + n * line, lane(reduced_taps_.get(), n * line), Products<V>{V(1)},
           special_);
     };
@@ -252,12 +265,12 @@ class LanePool {
           if (straight)
             reduce_row<R, rule, false, Pairs, U>(
                 list.data(), int64_t(list.size()), columns_,
-                {width_, step, cell, taps_cell, far_, along_, w_.w.adaptive()}, to, taps, finish,
-                special_);
+                {width_, step, cell, taps_cell, far_, ahead, along_, w_.w.adaptive()}, to, taps,
+                finish, special_);
           else if (rows == 1)
             reduce_row<R, kRule, true, Pairs, U>(reduced.data(), int64_t(reduced.size()), units_,
-                                                 {width_, 0, cell, taps_cell, false, 1, false}, to,
-                                                 taps, finish, special_);
+                                                 {width_, 0, cell, taps_cell, false, 0, 1, false},
+                                                 to, taps, finish, special_);
           else if (rows == kTogether)
             go.template operator()<kTogether>();
           else
@@ -290,8 +303,8 @@ class LanePool {
   const Window& w_;
   const int64_t width_;
   const Divisors<V>* const divisors_;
-  const int64_t along_, down_;  // outputs that go together along the row, and rows of them
-  const bool far_;
+  const int64_t along_, down_;   // outputs that go together along the row, and rows of them
+  const bool far_, beyond_;      // whether the input is so large (ahead.h)
   int64_t begin_ = 0, end_ = 0;  // the outputs that columns_ are of
   std::vector<Column> columns_, units_;
   std::vector<char> done_;

@@ -123,7 +123,7 @@ Tensor lp_pool(const Tensor& x, double p, const Window& w) {
     const auto* const from = static_cast<const T*>(in.tensor.const_data_ptr());
     auto* const to = static_cast<T*>(out.tensor.mutable_data_ptr());
     if (p == 2) {
-      const Runs inner = in_rows_of_runs(w, in.planes, in.run, kLanes<T>);
+      const Runs inner = in_rows_of_runs(w, in.planes, in.run, kLanes<Wide<T>>);
       const Divisors<Wide<T>> roots(inner.window, Divisors<Wide<T>>::kNorm);
       forward<Squares<T>>(from, Result<Squares<T>, T>{to, {}, &roots}, inner.window, inner.planes,
                           inner.run);

@@ -29,7 +29,7 @@ struct MaxForms {
 template <class T, class Offset>
 void max_planes(const T* x, T* y, const Offsets& offsets, const Window& w, const Planes& in) {
   using F = typename MaxForms<T, Offset>::type;
-  const Runs runs = in_rows_of_runs(w, in.planes, in.run, kLanes<T>);
+  const Runs runs = in_rows_of_runs(w, in.planes, in.run, kLanes<typename F::V>);
   forward<F>(x, Result<F, T>{y, offsets, nullptr}, runs.window, runs.planes, runs.run);
 }
 

@@ -45,6 +45,7 @@ struct CellRow {
 struct Pitches {
   int64_t width, step, to, taps;
   bool far;          // whether cells come from beyond the cache
+  int64_t ahead;     // how far ahead the cells of windows 2/2 and 3/2 are asked for, or 0
   int64_t together;  // windows that go together, or 1
   bool mixed;        // whether the sizes of windows change from output to output
 };

@@ -31,8 +31,11 @@ void add_chosen(V* __restrict acc, const V* __restrict g, const L* __restrict of
   for (int64_t i = 0; i < n; ++i) acc[i] += offsets[i] == tap ? g[i] : V(0);
 }
 
+constexpr int64_t kMostHolders = 32;
+
 bool suits_rows(const Window& w) {
-  return !w.d.adaptive() && !w.h.adaptive() && suits_phases(w.w) && outputs_per_cell(w) <= 32;
+  return !w.d.adaptive() && !w.h.adaptive() && suits_phases(w.w) &&
+         outputs_per_cell(w) <= kMostHolders;
 }
 
 template <class T, class Offset>
@@ -135,7 +138,9 @@ Tensor scatter(const Tensor& g, const Tensor& offsets, const Window& w) {
       const auto* gp = static_cast<const T*>(in.tensor.const_data_ptr());
       const auto* op = static_cast<const Offset*>(at.tensor.const_data_ptr());
       auto* to = static_cast<T*>(out.tensor.mutable_data_ptr());
-      const Runs inner = in_runs(w, out.planes, out.run, kLanes<Wide<T>>);
+      Runs inner = in_runs(w, out.planes, out.run, kLanes<Wide<T>>);
+      // (One addition per output takes less where taps are many.)
+      if (outputs_per_cell(w) <= kMostHolders) join_channels(inner, kLanes<Wide<T>>);
       scatter_values(gp, op, to, inner.window, inner.planes, inner.run);
     });
   });

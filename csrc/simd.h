@@ -7,7 +7,7 @@
 // convert.h; a table of bytes, in named.h.
 #pragma once
 
-#if defined(__AVX2__)
+#if defined(__SSE2__)
 #include <immintrin.h>
 #endif
 
@@ -117,14 +117,59 @@ template <class V>
 #endif
 }
 
-// Whether any lane of a mask is set: its sign counts.
+// The signs of a mask, a bit for every byte.
 template <class M>
-bool any(const M& mask) {
-  constexpr int kBits = 8 * int(sizeof(mask[0]));
-  uint64_t words[sizeof(M) / 8], all = 0;
-  std::memcpy(words, &mask, sizeof(mask));
-  for (uint64_t word : words) all |= word;
-  return (all & (~uint64_t(0) / (~uint64_t(0) >> (64 - kBits)) << (kBits - 1))) != 0;
+[[gnu::always_inline]] inline uint64_t byte_signs(const M& mask) {
+#if defined(__AVX512BW__)
+  return _mm512_movepi8_mask(__m512i(mask));
+#elif defined(__AVX2__)
+  return uint32_t(_mm256_movemask_epi8(__m256i(mask)));
+#elif defined(__SSE2__)
+  return uint32_t(_mm_movemask_epi8(__m128i(mask)));
+#else
+  int8_t bytes[sizeof(M)];
+  std::memcpy(bytes, &mask, sizeof(M));
+  uint64_t signs = 0;
+  for (size_t k = 0; k < sizeof(M); ++k) signs |= uint64_t(bytes[k] < 0) << k;
+  return signs;
+#endif
+}
+
+// Whether any lane of a mask is set: its sign counts, which is that of its last byte.
+template <class M>
+[[gnu::always_inline]] inline bool any(const M& mask) {
+  constexpr int kSize = int(sizeof(mask[0]));
+  constexpr uint64_t kFirst = ~uint64_t(0) / ((uint64_t(1) << kSize) - 1);  // of every lane
+  return (byte_signs(mask) & kFirst << (kSize - 1)) != 0;
+}
+
+// The first lane of a comparison that holds, or one past the last.
+template <class M>
+[[gnu::always_inline]] inline int first_lane(const M& mask) {
+  constexpr int kSize = int(sizeof(mask[0]));
+  const uint64_t signs = byte_signs(mask);
+  return signs ? __builtin_ctzll(signs) / kSize : int(sizeof(M)) / kSize;
+}
+
+// The greatest lane.
+template <class V, int Half, int... J>
+[[gnu::always_inline]] inline Vec<V> greater_of_halves(const Vec<V>& v,
+                                                       std::integer_sequence<int, J...>) {
+#ifdef __clang__
+  return greater<V>(__builtin_shufflevector(v, v, (J ^ Half)...), v);
+#else
+  using Places = Vec<std::make_signed_t<Unsigned<sizeof(V)>>>;
+  return greater<V>(__builtin_shuffle(v, Places{(J ^ Half)...}), v);
+#endif
+}
+
+template <class V, int Half = kLanes<V> / 2>
+[[gnu::always_inline]] inline V greatest_lane(const Vec<V>& v) {
+  if constexpr (Half == 0)
+    return v[0];
+  else
+    return greatest_lane<V, Half / 2>(
+        greater_of_halves<V, Half>(v, std::make_integer_sequence<int, kLanes<V>>()));
 }
 
 // What was seen while cells were read: it is looked at when a block is done.
@@ -159,6 +204,12 @@ class Watch {
   }
   Lanes& lanes() { return lanes_; }
   bool any() const { return bits_ != 0 || poolkit::any(lanes_); }
+
+  // What a loop saw, which watches in registers. (A copy of all this would wait for its last bits.)
+  [[gnu::always_inline]] void join(const Watch& other) {
+    bits_ |= other.bits_;
+    lanes_ |= other.lanes_;
+  }
 
  private:
   uint16_t bits_ = 0;

@@ -36,7 +36,7 @@ bool suits_slices(const Window& w) {
   if (F::Plain::kOffsets && w.w.out < 24) return false;
   Window slice = w;
   slice.d = Axis{};
-  return suits_strips<F>(slice) && planes_together<typename F::V>(slice) == 1;
+  return suits_strips<F>(slice, false) && planes_together<typename F::V>(slice) == 1;
 }
 
 template <class F, class T>

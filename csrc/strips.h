@@ -38,17 +38,21 @@ constexpr int kLeastLanes = 8;
 template <class V>
 constexpr int kMostTogether = kLanes<V> > kLeastLanes ? kLanes<V> / kLeastLanes : 1;
 
-// All windows of these kinds, whatever their planes: rows much shorter than a vector share it.
+// All windows of these kinds: rows much shorter than a vector share it. `beyond`: whether the input
+// is so large (ahead.h).
 template <class F>
-bool suits_strips(const Window& w) {
+bool suits_strips(const Window& w, bool beyond) {
   const Axis &a = w.w, &h = w.h;
   if (a.adaptive() || h.adaptive() || !w.d.identity()) return false;
   if (!has_strips(a.kernel, a.stride) || h.kernel != a.kernel || h.stride != a.stride) return false;
   const auto plain = [](const Axis& axis) {
     return axis.dilation == 1 && std::max(axis.before, axis.after) < axis.kernel;
   };
-  // Long rows that share nothing are read as they lie in memory: direct.h.
-  const bool streams = a.kernel == a.stride && a.out >= 96 && !F::Plain::kOffsets;
+  // Long rows that share nothing are read as they lie in memory: direct.h. How long they have to be
+  // is measured.
+  beyond &= kVectorBytes == 64;
+  const int64_t least = F::Plain::kOffsets ? (beyond ? 96 : INT64_MAX) : beyond ? 48 : 96;
+  const bool streams = a.kernel == a.stride && a.out >= least;
   return plain(a) && plain(h) && !streams;
 }
 
@@ -201,7 +205,7 @@ class StripPool {
     const int64_t ahead = far_ ? block : 0;
     const T* first[P];
     for (int p = 0; p < P; ++p) first[p] = place.cells[p] + strip.first * S;
-    Watched special = special_;
+    Watched special;
     // Rows above and below the plane are read from a row of cells that never count.
     const T* const none = none_;
     const auto rows_in = uint64_t(h.size);
@@ -237,7 +241,7 @@ class StripPool {
       POOLKIT_UNROLL
       for (int t = 0; t < K - S; ++t) rows[t] = rows[t + S];
     }
-    special_ = special;
+    special_.join(special);
   }
 
   static constexpr V nothing() {

@@ -232,7 +232,22 @@ inline Runs in_runs(const Window& w, int64_t planes, int64_t run, int64_t least)
   return found;
 }
 
-// And if only one axis has windows, all planes as rows of one, so that there are fewer beginnings.
+// Channels too few to fill a register are neighbours in a row all the same. Where windows begin a
+// cell apart, cells and channels are one row: the taps of a window lie `run` values apart, and each
+// output one value after the one before.
+inline void join_channels(Runs& r, int64_t least) {
+  Axis& a = r.window.w;
+  if (r.run == 1 || r.run >= least || a.adaptive() || a.stride > 1) return;
+  // The stride of a single window says nothing, and padding has no limit: products might be too
+  // large.
+  if (a.out == 1 || std::max({a.extent(), a.before, a.after}) > 4 * a.size + 64) return;
+  for (int64_t* cells : {&a.size, &a.out, &a.before, &a.after}) *cells *= r.run;
+  if (a.kernel > 1) a.dilation *= r.run;
+  r.run = 1;
+}
+
+// For kernels of every kind of window: if only one axis has windows, all planes as rows of one, so
+// that there are fewer beginnings; and few channels joined.
 inline Runs in_rows_of_runs(const Window& w, int64_t planes, int64_t run, int64_t least) {
   Runs found = in_runs(w, planes, run, least);
   Axis &d = found.window.d, &h = found.window.h;
@@ -240,6 +255,7 @@ inline Runs in_rows_of_runs(const Window& w, int64_t planes, int64_t run, int64_
     const int64_t rows = planes * d.size * h.size;
     d = Axis{}, h = Axis{rows, rows}, found.planes = 1;
   }
+  join_channels(found, least);
   return found;
 }
 
