@@ -49,7 +49,7 @@ NAVIGATION = [
     {
         "Speed": [
             {"Benchmarks": "benchmarks.md"},
-            {"Benchmarks with AVX-512": "benchmarks-avx512.md"},
+            {"Benchmarks without AVX-512": "benchmarks-avx2.md"},
             {"How the kernels work": "kernels.md"},
         ]
     },
