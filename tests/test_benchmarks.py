@@ -19,6 +19,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import poolkit.functional
 from poolkit.testing.memory import highest_resident_set
 
+# torch.compile starts its compilers in the background, where its cache is empty, after JAX has been
+# loaded beside it. What forks only executes.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:os.fork.. was called.*JAX is multithreaded:RuntimeWarning"
+)
+
 pytest.importorskip("rich")
 pytest.importorskip("matplotlib")
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import poolkit.functional as F
-from poolkit import reference, window
+from maxima import assert_maxima
+from poolkit import window
 from poolkit.testing import assert_bit_equal, check_avg, check_max, check_max_pool, laid_out, sample
 
 native = torch.ops.poolkit
@@ -14,14 +15,6 @@ FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 # About the lanes of every instruction set, and four vectors of them.
 LENGTHS = (1, 5, 15, 16, 17, 33, 48, 63, 64, 65, 127, 130, 256, 257, 300)
-
-
-def _assert_maxima(x, w):
-    values, offsets = native.max_pool_offsets(x, w.packed)
-    expected_values, expected_offsets = reference.max_pool(x, w)
-    assert_bit_equal(native.max_pool(x, w.packed), expected_values)
-    assert_bit_equal(values, expected_values)
-    assert_bit_equal(offsets.long(), expected_offsets.long(), "offsets")
 
 
 @pytest.mark.parametrize("dtype", [*FLOATS, *INTEGERS])
@@ -33,7 +26,7 @@ def test_the_maximum_of_a_run_is_found_wherever_it_is(n, dtype):
     cells = torch.arange(n)
     x[0, cells, cells] = 100
     x[0, cells, (cells + n) // 2] = 100
-    _assert_maxima(x, window.adaptive("t", 1, x.shape, 1, True))
+    assert_maxima(x, window.adaptive("t", 1, x.shape, 1, True))
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -47,7 +40,7 @@ def test_one_special_cell_of_a_run(n, dtype):
             x = torch.zeros_like(x)
         x[0, cells, cells] = special
         x[0, cells, (cells + n) // 2] = -special
-        _assert_maxima(x, window.adaptive("t", 1, x.shape, 1, True))
+        assert_maxima(x, window.adaptive("t", 1, x.shape, 1, True))
 
 
 @pytest.mark.parametrize("dtype", [*FLOATS, *INTEGERS])
@@ -55,7 +48,7 @@ def test_one_special_cell_of_a_run(n, dtype):
 def test_a_run_of_nothing_but_the_least_value(n, dtype):
     least = -math.inf if dtype.is_floating_point else torch.iinfo(dtype).min
     x = torch.full((1, 3, n), least, dtype=dtype)
-    _assert_maxima(x, window.adaptive("t", 1, x.shape, 1, True))
+    assert_maxima(x, window.adaptive("t", 1, x.shape, 1, True))
 
 
 @pytest.mark.parametrize("dtype", [*FLOATS, torch.uint8, torch.int64])
@@ -63,7 +56,7 @@ def test_a_run_of_nothing_but_the_least_value(n, dtype):
 def test_windows_of_several_long_runs(kernel, stride, dtype):
     x = sample((2, 3, 5, 300), dtype, "normal", kernel)
     w = window.fixed("t", 2, x.shape, (3, kernel), (2, stride), (1, 20), 1, True, True)
-    _assert_maxima(x, w)
+    assert_maxima(x, w)
 
 
 @pytest.mark.parametrize("dtype", [*FLOATS, torch.uint8])
