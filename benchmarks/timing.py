@@ -11,6 +11,7 @@ from dataclasses import dataclass
 SAMPLE = 100e-6  # seconds: shorter calls are repeated, a reading of the clock costs 0.1 us
 MOST_SAMPLES = 5
 LONG = 10e-3  # seconds: in a call this long, waking threads and filling caches count for nothing
+SETTLES = 2e-3  # seconds, or 20 calls, until a shared cache holds what is used now
 QUIET, MOST_WAIT = 10e-3, 2.0  # seconds; systems account for other threads every 4 ms or so
 
 
@@ -54,6 +55,10 @@ def keep_memory(gib: int = 2) -> bool:
     return True
 
 
+Rounds = dict[str, list[float]]
+"""Of each contestant, seconds per call, round by round."""
+
+
 @contextmanager
 def no_collection() -> Iterator[None]:
     """Python's garbage collector off: it would strike in the middle of a sample."""
@@ -74,10 +79,10 @@ def in_turns(
     most_rounds: int = 100,
     least_rounds: int = 1,
     pools: Mapping[str, str] | None = None,
-) -> dict[str, list[float]]:
+) -> Rounds:
     """Seconds per call of each run: one number per round, the median of its samples in that round.
 
-    A round goes through the contestants, in alternating order. Each makes a call that is not timed,
+    A round goes through the contestants, in alternating order. Each makes calls that are not timed,
     so that it finds its own threads awake and its own data in the caches, and then some samples; a
     slow one fewer. Where the next contestant has other threads (``pools`` names them), those of the
     last one are given the time to fall asleep: they spin for up to a second after their work. At
@@ -98,14 +103,14 @@ def in_turns(
         samples = {name: min(MOST_SAMPLES, max(1, int(slowest / sample[name]))) for name in runs}
         length = sum(sample[name] * samples[name] for name in runs)
         least = max(least_rounds, 5 if length < 0.3 else 3 if length < 1 else 1)
-        rounds: dict[str, list[float]] = {name: [] for name in runs}
+        rounds: Rounds = {name: [] for name in runs}
         deadline = time.perf_counter() + seconds
         for count in range(most_rounds):
             if count >= least and time.perf_counter() >= deadline:
                 break
             for name in _quiet_between(order, pools):
                 if once[name] < LONG:
-                    runs[name]()
+                    _warm(runs[name], min(SETTLES, 20 * once[name]))
                 values = [_time(runs[name], repeats[name]) for _ in range(samples[name])]
                 rounds[name].append(statistics.median(values))
             order.reverse()

@@ -80,6 +80,8 @@ class BlurAdjointRow {
           find_holders(p % s, p / s - low);
           put_every(p1 - p, c, to + (p - p0) * run_ + c);
         });
+    } else if (s == 2 && run_ == 1) {
+      by_pairs(p0, p1, low, to, to_end);
     } else {
       by_phases(p0, p1, low, high, to, to_end);
     }
@@ -125,6 +127,37 @@ class BlurAdjointRow {
     std::fill_n(sums + (stop - low) * run_, (high - stop) * run_, V(0));
   }
 
+  // Stride 2: the cells of even and of odd places, side by side in registers.
+  void by_pairs(int64_t p0, int64_t p1, int64_t low, T* to, const T* to_end) {
+    find_holders(p0 % 2, p0 / 2 - low), first_ = along_;
+    find_holders((p0 + 1) % 2, (p0 + 1) / 2 - low);
+    const int64_t n = p1 - p0;
+    if (first_.size() == 2 && along_.size() == 1)
+      put_pairs<2, 1>(n, Sink<T, V>{to, n, to_end});
+    else if (first_.size() == 1 && along_.size() == 2)
+      put_pairs<1, 2>(n, Sink<T, V>{to, n, to_end});
+    else
+      put_pairs<-1, -1>(n, Sink<T, V>{to, n, to_end});
+  }
+
+  template <int First, int Second>
+  void put_pairs(int64_t n, const Sink<T, V>& sink) const {
+    const auto sum = [](const std::vector<Line<V, V>>& lines, int count, int64_t j) {
+      if (count == 0) return Vec<V>{};
+      Vec<V> v = WeightedSum::first(load(lines[0].at + j), lines[0].weight);
+      for (int l = 1; l < count; ++l)
+        v = WeightedSum::next(v, load(lines[size_t(l)].at + j), lines[size_t(l)].weight);
+      return v;
+    };
+    const int first = First < 0 ? int(first_.size()) : First;
+    const int second = Second < 0 ? int(along_.size()) : Second;
+    for (int64_t i = 0; i < n; i += 2 * N) {
+      const Vec<V> even = sum(first_, first, i / 2), odd = sum(along_, second, i / 2);
+      sink(i, interleaved<V>(even, odd, 0));
+      if (i + N < n) sink(i + N, interleaved<V>(even, odd, 1));
+    }
+  }
+
   void by_phases(int64_t p0, int64_t p1, int64_t low, int64_t high, T* to, const T* to_end) {
     const int64_t s = a_.stride, j0 = p0 / s, length = high - j0, pitch = length * run_ + 2 * N;
     V* const phases = phases_.reserve(s * pitch);
@@ -137,14 +170,8 @@ class BlurAdjointRow {
         combine<WeightedSum, V, V>(along_, 0, length * run_, nullptr, Staged<V>{phase});
     }
     V* const row = row_.reserve(s * length * run_ + 2 * N);
-    if (s == 2 && run_ == 1)
-      for (int64_t j = 0; j < length; j += N)
-        for (int half = 0; half < 2; ++half)
-          store(row + 2 * j + half * N,
-                interleaved<V>(load(phases + j), load(phases + pitch + j), half));
-    else
-      for (int64_t p = p0; p < p1; ++p)
-        std::copy_n(phases + p % s * pitch + (p / s - j0) * run_, run_, row + (p - j0 * s) * run_);
+    for (int64_t p = p0; p < p1; ++p)
+      std::copy_n(phases + p % s * pitch + (p / s - j0) * run_, run_, row + (p - j0 * s) * run_);
     const int64_t n = (p1 - p0) * run_;
     const V* const from = row + (p0 - j0 * s) * run_;
     const Sink<T, V> sink{to, n, to_end};
@@ -168,7 +195,7 @@ class BlurAdjointRow {
   const std::vector<Folded>& folded_;
   const int64_t run_;
   Buffer<V> sums_, phases_, row_;
-  std::vector<Line<V, V>> along_;
+  std::vector<Line<V, V>> along_, first_;
   std::vector<Line<S, V>> held_;
 };
 

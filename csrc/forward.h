@@ -317,10 +317,13 @@ struct RunPlan {
         1, w.d.adaptive() ? w.d.size / w.d.out + 1 : std::min(w.d.kernel, w.d.size));
     const int64_t slices = planes * w.d.out, least = grouped ? kTogether : 1;
     const int64_t most_parts = std::max<int64_t>(1, slices * ((w.h.out + least - 1) / least));
-    // Channels are shared out only where there is too little else.
-    channels =
-        run / std::clamp<int64_t>(4 * threads / most_parts, 1, std::max<int64_t>(1, run / width));
-    columns = w.w.out;
+    // Columns, and then channels, are shared out only where there is too little else: a piece of
+    // each cell is not read as it lies.
+    const int64_t wanted = 4 * threads / most_parts;
+    const int64_t most_pieces = std::max<int64_t>(1, w.w.out / (4 * reach(w.w)));
+    const int64_t pieces = keeps ? 1 : std::clamp<int64_t>(wanted, 1, most_pieces);
+    columns = (w.w.out + pieces - 1) / pieces;
+    channels = run / std::clamp<int64_t>(wanted / pieces, 1, std::max<int64_t>(1, run / width));
     if (keeps) {
       // The rows of a block stay in the second-level cache: of few channels, if need be, and of few
       // columns, in groups (lanes.h).

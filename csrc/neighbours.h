@@ -169,6 +169,61 @@ template <class R, Rule rule, bool Pairs, int G, class C, class D, class O, clas
   return i;
 }
 
+// Small sums: each is added up cell by cell in any case, but a cell that neighbours share is read
+// once. Whole groups of G windows of at least G taps each, all of one size, a cell apart, among the
+// outputs [i, end) of one input row. Returns the first output that is left.
+template <class R, bool Pairs, int G, class C, class D, class F>
+[[gnu::noinline]] int64_t add_groups(const C* cells, const std::vector<Column>& columns, int64_t i,
+                                     int64_t end, const Pitches& pitches, D* to, const F& finish) {
+  using V = typename R::Value;
+  constexpr int P = kParts<Pairs>;
+  constexpr int64_t kStep = P * kLanes<V>;
+  using Parts = Vec<V>[P];
+  const Pitches p = pitches;
+  for (; i + G <= end; i += G) {
+    const int64_t taps = columns[size_t(i)].taps;
+    const C* const first = cells + columns[size_t(i)].first;
+    decltype(finish(0, i)) finished[G];
+    for (int j = 0; j < G; ++j) finished[j] = finish(0, i + j);
+    for (int64_t at = 0, ahead = (p.width - 1) % kStep + 1; at < p.width;
+         at += ahead, ahead = kStep) {
+      const C* cell = first + at;
+      Parts sums[G], v;
+      const auto next = [&]() __attribute__((always_inline)) {
+        get_summands<R, false, P>(cell, v), cell += p.step;
+      };
+      const auto add = [&](int j, bool opens) __attribute__((always_inline)) {
+        POOLKIT_UNROLL
+        for (int k = 0; k < P; ++k) sums[j][k] = opens ? v[k] : sums[j][k] + v[k];
+      };
+      POOLKIT_UNROLL
+      for (int t = 0; t < G; ++t) {
+        next();
+        POOLKIT_UNROLL
+        for (int j = 0; j <= t; ++j) add(j, j == t);
+      }
+      for (int64_t t = G; t < taps; ++t) {
+        next();
+        POOLKIT_UNROLL
+        for (int j = 0; j < G; ++j) add(j, false);
+      }
+      POOLKIT_UNROLL
+      for (int t = 1; t < G; ++t) {
+        next();
+        POOLKIT_UNROLL
+        for (int j = t; j < G; ++j) add(j, false);
+      }
+      POOLKIT_UNROLL
+      for (int j = 0; j < G; ++j) {
+        POOLKIT_UNROLL
+        for (int k = 0; k < P; ++k) sums[j][k] += Vec<V>{};
+        put_sums<P, V>(sums[j], to + (i + j) * p.to + at, finished[j]);
+      }
+    }
+  }
+  return i;
+}
+
 // G rows of outputs from `first` and the rows below it, which are reduced along themselves.
 template <class R, Rule rule, bool Pairs, int G, class D, class O, class F>
 [[gnu::noinline]] void reduce_down(const Neighbours& n, const CellRow<R, typename R::Value>& first,

@@ -106,7 +106,8 @@ void scatter_values(const T* g, const Offset* offsets, T* out, const Window& w, 
     if (run == 1 && cuts(w) && w.w.kernel == 2)
       return fill_chosen_pairs(g, offsets, out, w, planes);
   if constexpr (sizeof(Offset) == 1)
-    if (run == 1 && shifts(w) && shifts_fast<V>(w)) return Shifted<T>(g, offsets, out, w, planes)();
+    if (run == 1 && shifts(w) && shifts_fast<V>(w, planes))
+      return Shifted<T>(g, offsets, out, w, planes)();
 #if defined(__AVX2__)
   if constexpr (kComparesBytes<T, Offset>)
     if (run == 1 && halves(w) && planes * w.d.size >= torch::stable::get_num_threads())

@@ -10,6 +10,10 @@
 // Lanes whose output lies beyond an edge take nothing: a table says by bits, for every vector of a
 // plane and every tap, which lanes do. The gradient is added where the offset equals the tap;
 // offsets are compared and never followed. Nothing is transposed.
+//
+// So few cells that the last vector of a plane would be half empty are no matter: some planes, one
+// behind the other, are one plane with more edges. Where rows of outputs are shorter than rows of
+// cells, a piece of them is copied first, each to where a row as long would begin.
 #pragma once
 
 #include <algorithm>
@@ -19,12 +23,10 @@
 
 namespace poolkit {
 
-// Whether outputs and cells are numbered alike, up to a shift: all rows of a plane are one.
+// Whether each tap is a distance, if rows of outputs lie as far apart as rows of cells.
 inline bool shifts(const Window& w) {
-  const auto one = [](const Axis& a) { return !a.adaptive() && a.stride == 1; };
-  const bool rows = w.h.identity() && w.h.size == 1, slices = w.d.identity() && w.d.size == 1;
-  return one(w.d) && one(w.h) && one(w.w) && (slices || w.h.out == w.h.size) &&
-         ((slices && rows) || w.w.out == w.w.size);
+  const auto one = [](const Axis& a) { return !a.adaptive() && a.stride == 1 && a.out <= a.size; };
+  return one(w.d) && one(w.h) && one(w.w);
 }
 
 // Which lanes of a vector of cells a tap reaches: bits, where bytes are compared to bits, or the
@@ -58,15 +60,36 @@ struct Reached {
   }
 };
 
+// Whether rows of outputs have to be copied to where rows as long as those of cells would begin. The
+// outermost axis may have fewer outputs as it is.
+inline bool has_short_rows(const Window& w) {
+  const bool rows = w.h.size * w.d.size > 1;
+  return (rows && w.w.out < w.w.size) || (w.d.size > 1 && w.h.out < w.h.size);
+}
+
+// Planes that are one: so many that vectors are full, and threads have something to do.
+template <class V>
+int64_t planes_at_once(const Window& w, int64_t planes) {
+  constexpr int64_t kMany = 256;  // cells; one vector more does not matter there
+  const int64_t threads = torch::stable::get_num_threads(), cells = w.cells();
+  if (w.outputs() < cells && !has_short_rows(w)) return 1;
+  int64_t n = 1;
+  while (n * cells < kMany && (n * cells) % kLanes<V> != 0 && 4 * n * threads <= planes) n *= 2;
+  return n;
+}
+
 // Whether all that takes less time than an addition per output (named.h): vectors are full, and
 // taps few. The table must stay small.
 template <class V>
-bool shifts_fast(const Window& w) {
+bool shifts_fast(const Window& w, int64_t planes) {
   using R = Reached<V>;
-  const int64_t vectors = (w.cells() + kLanes<V> - 1) / kLanes<V>;
+  const int64_t n = planes_at_once<V>(w, planes);
+  const int64_t vectors = (n * w.cells() + kLanes<V> - 1) / kLanes<V>;
   const int64_t entries = capped_product(vectors, w.taps());
+  // Measured: what copying costs.
+  if (has_short_rows(w) && w.w.size < (w.taps() <= 4 ? 24 : 256)) return false;
   // (With AVX2 a byte becomes a lane in one instruction.)
-  return entries <= w.outputs() * (kVectorBytes == 32 ? 22 : 11) / 16 &&
+  return entries <= n * w.outputs() * (kVectorBytes == 32 ? 22 : 11) / 16 &&
          entries * R::kSize * int64_t(sizeof(typename R::Entry)) <=
              (R::kBits ? 8 << 20 : 128 << 10);
 }
@@ -81,8 +104,15 @@ class Shifted {
 
  public:
   Shifted(const T* g, const uint8_t* offsets, T* out, const Window& w, int64_t planes)
-      : g_(g), offsets_(offsets), out_(out), w_(w), planes_(planes) {
-    reached_.assign(size_t(vectors_ * w.taps() * R::kSize), R::kBits ? 0 : ~typename R::Entry(0));
+      : g_(g),
+        offsets_(offsets),
+        out_(out),
+        w_(w),
+        planes_(planes),
+        at_once_(planes_at_once<V>(w, planes)),
+        copied_(has_short_rows(w)) {
+    const size_t size = size_t(vectors(at_once_) * w.taps() * R::kSize);
+    reached_.assign(size, R::kBits ? 0 : ~typename R::Entry(0));
     // Outputs in ascending order hold a cell by descending taps.
     for (int64_t td = w.d.kernel; td-- > 0;)
       for (int64_t th = w.h.kernel; th-- > 0;)
@@ -92,16 +122,19 @@ class Shifted {
   }
 
   void operator()() const {
-    const int64_t cells = w_.cells(), pieces = (vectors_ + kPiece - 1) / kPiece;
+    const int64_t cells = at_once_ * w_.cells(), pieces = (vectors(at_once_) + kPiece - 1) / kPiece;
     const int64_t cost = std::min(cells, kPiece * N) * w_.taps() / 4;
-    parallel(planes_ * pieces, cost, [&](int64_t item, int64_t stop) {
+    const int64_t groups = (planes_ + at_once_ - 1) / at_once_;
+    parallel(groups * pieces, cost, [&](int64_t item, int64_t stop) {
       Buffer<V> g;
       Buffer<uint8_t> offsets;
-      const T* const end =
-          out_ + stop / pieces * cells + std::min(cells, stop % pieces * kPiece * N);
+      const T* const end = out_ + std::min(planes_ * w_.cells(),
+                                           stop / pieces * cells +
+                                               std::min(cells, stop % pieces * kPiece * N));
       for (; item < stop; ++item) {
-        const int64_t plane = item / pieces, first = item % pieces * kPiece;
-        add(plane, first, std::min(vectors_, first + kPiece), end, g, offsets);
+        const int64_t plane = item / pieces * at_once_, first = item % pieces * kPiece;
+        const int64_t last = vectors(std::min(at_once_, planes_ - plane));
+        add(plane, first, std::min(last, first + kPiece), end, g, offsets);
       }
     });
   }
@@ -112,14 +145,17 @@ class Shifted {
     uint8_t number;
   };
 
+  int64_t vectors(int64_t planes) const { return (planes * w_.cells() + N - 1) / N; }
+
   void add_tap(int64_t td, int64_t th, int64_t tw) {
     const auto shift = [](const Axis& a, int64_t tap) { return a.before - tap * a.dilation; };
     const auto holds = [](const Axis& a, int64_t output) { return 0 <= output && output < a.out; };
     const int64_t d = shift(w_.d, td), h = shift(w_.h, th), w = shift(w_.w, tw);
     const auto number = uint8_t(w_.number(td, th, tw));
     const int64_t first = std::max<int64_t>(0, -w), last = std::min(w_.w.size, w_.w.out - w);
-    for (int64_t row = 0; row < w_.d.size * w_.h.size && first < last; ++row)
-      if (holds(w_.d, row / w_.h.size + d) && holds(w_.h, row % w_.h.size + h))
+    const int64_t rows = w_.d.size * w_.h.size;
+    for (int64_t row = 0; row < at_once_ * rows && first < last; ++row)
+      if (holds(w_.d, row % rows / w_.h.size + d) && holds(w_.h, row % w_.h.size + h))
         reach(row * w_.w.size + first, row * w_.w.size + last, number);
     taps_.push_back({(d * w_.h.size + h) * w_.w.size + w, number});
   }
@@ -132,17 +168,18 @@ class Shifted {
     }
   }
 
-  // Vectors [first, last) of a plane; the thread writes nothing from `end` on.
+  // Vectors [first, last) of the planes from `plane` on; the thread writes nothing from `end` on.
   void add(int64_t plane, int64_t first, int64_t last, const T* end, Buffer<V>& g_buffer,
            Buffer<uint8_t>& offset_buffer) const {
-    const int64_t outputs = w_.outputs(), start = plane * outputs;
+    const int64_t start = plane * w_.outputs();
     const int64_t low = first * N + least_, high = last * N + most_;  // outputs that are read
     const V* g;
     const uint8_t* offsets = offsets_ + start;
     if constexpr (std::is_same_v<T, V>) g = g_ + start;
-    if (!std::is_same_v<T, V> || start + low < 0 || start + high > planes_ * outputs) {
-      g = stage(g_ + start, low, high, g_buffer),
-      offsets = stage(offsets, low, high, offset_buffer);
+    if (!std::is_same_v<T, V> || copied_ || start + low < 0 ||
+        start + high > planes_ * w_.outputs()) {
+      g = stage(g_ + start, planes_ - plane, low, high, g_buffer),
+      offsets = stage(offsets_ + start, planes_ - plane, low, high, offset_buffer);
     }
     T* const to = out_ + plane * w_.cells();
     int64_t v = first;
@@ -175,26 +212,66 @@ class Shifted {
     }
   }
 
-  // A copy of values [low, high) of a plane, which may go beyond it; widened. Gives where value 0
-  // would be.
+  // A copy of the outputs at places [low, high) of some planes, as if each row were as long as a row
+  // of cells; widened. What no tap reaches may be anything, but is 0 before the first place and
+  // after the last. Gives where place 0 would be.
   template <class From, class To>
-  const To* stage(const From* plane, int64_t low, int64_t high, Buffer<To>& buffer) const {
-    To* const to = buffer.reserve(high - low) - low;
+  const To* stage(const From* outputs, int64_t planes, int64_t low, int64_t high,
+                  Buffer<To>& buffer) const {
+    To* const to = buffer.reserve(high - low + kChunk) - low;
     const int64_t begin = std::clamp<int64_t>(0, low, high);
-    const int64_t end = std::clamp(w_.outputs(), begin, high);
-    std::fill(to + low, to + begin, To(0)), std::fill(to + end, to + high, To(0));
-    if constexpr (std::is_same_v<From, To>)
-      std::copy(plane + begin, plane + end, to + begin);
+    const int64_t places = planes * (copied_ ? w_.cells() : w_.outputs());
+    const int64_t stop = std::clamp(places, begin, high);
+    std::fill(to + low, to + begin, To(0));
+    if (copied_)
+      copy_rows(outputs, outputs + planes * w_.outputs(), to, begin, stop);
     else
-      widen_values(plane + begin, to + begin, end - begin);
+      copy(outputs + begin, to + begin, stop - begin);
+    std::fill(to + stop, to + high, To(0));
     return to;
+  }
+
+  template <class From, class To>
+  void copy_rows(const From* outputs, const From* end, To* to, int64_t begin, int64_t stop) const {
+    const int64_t width = w_.w.size, rows = w_.d.size * w_.h.size;
+    int64_t row = begin / width, place = row * width;
+    int64_t d = row % rows / w_.h.size, h = row % w_.h.size;
+    // The first row of outputs that is not before this row.
+    const int64_t first = d < w_.d.out ? d * w_.h.out + std::min(h, w_.h.out) : w_.d.out * w_.h.out;
+    const From* from = outputs + (row / rows * w_.d.out * w_.h.out + first) * w_.w.out;
+    for (; place < stop; place += width) {
+      if (d < w_.d.out && h < w_.h.out) {
+        int64_t i = std::max(begin, place) - place;
+        const int64_t n = std::min(stop - place, w_.w.out);
+        // Whole chunks: the next row is written over what is too much.
+        if (end - from >= n + kChunk)
+          for (; i < n; i += kChunk) copy(from + i, to + place + i, kChunk);
+        else if (i < n)
+          copy(from + i, to + place + i, n - i);
+        from += w_.w.out;
+      }
+      if (++h == w_.h.size) {
+        h = 0;
+        if (++d == w_.d.size) d = 0;
+      }
+    }
+  }
+
+  static constexpr int64_t kChunk = 16;
+  template <class From, class To>
+  [[gnu::always_inline]] static void copy(const From* from, To* to, int64_t n) {
+    if constexpr (std::is_same_v<From, To>)
+      std::memcpy(to, from, size_t(n) * sizeof(To));
+    else
+      widen_values(from, to, n);
   }
 
   const T* const g_;
   const uint8_t* const offsets_;
   T* const out_;
   const Window& w_;
-  const int64_t planes_, vectors_ = (w_.cells() + N - 1) / N;
+  const int64_t planes_, at_once_;  // planes that are one
+  const bool copied_;
   std::vector<Tap> taps_;
   int64_t least_ = 0, most_ = 0;
   std::vector<typename R::Entry> reached_;  // of each vector, by each tap

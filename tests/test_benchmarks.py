@@ -98,6 +98,35 @@ def test_contestants_run_in_turns(benchmarks):
     assert gc.isenabled()
 
 
+@pytest.mark.parametrize(
+    ("peer", "turns"),
+    [([2.0, 3.0], 1), ([0.5, 0.9], 1), ([0.5, 1.5], 3), ([0.5, 1.5, 3.0, 3.0, 3.0, 3.0], 3)],
+)
+def test_what_is_undecided_is_measured_again(benchmarks, peer, turns):
+    calls = []
+
+    def take_turns():
+        calls.append(peer)
+        return {"poolkit": [1.0] * len(peer), "peer": list(peer), "limit": [1.0] * len(peer)}
+
+    rounds = benchmarks("measure").settled(take_turns, 1)
+    assert len(calls) == turns
+    assert {name: len(times) for name, times in rounds.items()} == dict.fromkeys(
+        ("poolkit", "peer", "limit"), turns * len(peer)
+    )
+
+
+def test_what_is_decided_by_more_rounds_is_not_measured_again(benchmarks):
+    found = iter([[0.5, 1.5], [2.0] * 40])
+
+    def take_turns():
+        peer = next(found)
+        return {"poolkit": [1.0] * len(peer), "peer": peer}
+
+    rounds = benchmarks("measure").settled(take_turns, 1)
+    assert len(rounds["peer"]) == 42
+
+
 def test_a_wrong_result_is_found(benchmarks, keep_threads):
     cases, measure, peers = benchmarks("cases"), benchmarks("measure"), benchmarks("peers")
 
