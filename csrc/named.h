@@ -10,6 +10,7 @@
 //   in which one is not is done with every check;
 // - the gradients are added, one by one. The cells are known by then: a processor that learns late
 //   where it will store holds back the loads that follow.
+// Some small planes of few outputs, one behind the other, are one band.
 #pragma once
 
 #include <algorithm>
@@ -87,9 +88,14 @@ class Bands {
 // The cells that offsets name, as the low 16 bits of their numbers: exact where a band has so few.
 class NamedCells {
  public:
-  explicit NamedCells(const Window& w) : corners_(size_t(w.outputs())) {
+  // Of so many planes, one behind the other.
+  explicit NamedCells(const Window& w, int64_t planes = 1)
+      : corners_(size_t(planes * w.outputs())) {
     count_ = one_digit(w) ? 1 : w.d.identity() ? 2 : 3;
     add_axis(w, w.w, 1), add_axis(w, w.h, w.w.size), add_axis(w, w.d, w.h.size * w.w.size);
+    const auto outputs = size_t(w.outputs());  // (so many outputs further on it is the next plane)
+    for (size_t o = outputs; o < corners_.size(); ++o)
+      corners_[o] = uint16_t(corners_[o - outputs] + w.cells());
     fill_table(w);
   }
 
@@ -256,8 +262,11 @@ class Named {
   }
 
   void operator()() const {
-    const NamedCells named(w_);
     const int64_t threads = torch::stable::get_num_threads();
+    if (run_ == 1 && 2 * w_.outputs() <= w_.cells())
+      if (const int64_t n = std::min(kBandCells / w_.cells(), planes_ / (4 * threads)); n >= 8)
+        return add_together(n);
+    const NamedCells named(w_);
     // Neighbouring outputs often name one cell, the more so the more windows overlap, and an
     // addition there waits for the one before: other planes fill the time.
     const int64_t wanted = run_ > 1 ? 1 : outputs_per_cell(w_) > 32 ? 4 : 2;
@@ -316,6 +325,45 @@ class Named {
     };
     for (const Band& band : bands_) clear(band.high), add(band);
     clear(w_.cells());
+  }
+
+  // `most` planes at a time.
+  void add_together(int64_t most) const {
+    const NamedCells named(w_, most);
+    const int64_t outputs = w_.outputs(), cells = w_.cells();
+    parallel((planes_ + most - 1) / most, most * (cells + 4 * outputs),
+             [&](int64_t item, int64_t stop) {
+               Buffer<V> sums(kConverts ? most * cells : 0), g(kConverts ? most * outputs : 0);
+               Buffer<uint16_t> at(most * outputs);
+               for (; item < stop; ++item) {
+                 const int64_t plane = item * most, count = std::min(most, planes_ - plane);
+                 add_band(named, plane, count, sums.get(), g.get(), at.get());
+               }
+             });
+  }
+
+  void add_band(const NamedCells& named, int64_t plane, int64_t count, V* sums, V* wide,
+                uint16_t* at) const {
+    const int64_t n = count * w_.outputs(), cells = count * w_.cells();
+    const T* const g = g_ + plane * w_.outputs();
+    const Offset* const offsets = offsets_ + plane * w_.outputs();
+    T* const out = out_ + plane * w_.cells();
+    const V* from;
+    if constexpr (kConverts)
+      widen_values(g, wide, n), from = wide;
+    else
+      sums = out, from = g;
+    clear_values(sums, cells);
+    if (named.find<false>(offsets, 0, n, 0, at))
+      add<1>(from, n, at, n, sums, cells);
+    else
+      for (int64_t p = 0; p < count; ++p)
+        for_cells(offsets + p * w_.outputs(), w_, 0, w_.outputs(), 1, 1,
+                  [&](int64_t i, int64_t cell, int64_t) {
+                    if (cell >= 0) sums[p * w_.cells() + cell] += from[p * w_.outputs() + i];
+                  });
+    if constexpr (kConverts)
+      for (int64_t i = 0; i < cells; ++i) out[i] = narrow<T>(sums[i]);
   }
 
   template <int P>
