@@ -74,7 +74,11 @@ def parser() -> argparse.ArgumentParser:
     extent.add_argument(
         "--full", action="store_true", help="every case x dtype x layout x threads x phase"
     )
-    p.add_argument("--seconds", type=float, help="time to spend on a point (0.2; quick: 0.04)")
+    p.add_argument(
+        "--seconds",
+        type=float,
+        help="time to spend on a point (0.2; quick: 0.04); thrice while the fastest is undecided",
+    )
     p.add_argument(
         "--out", type=Path, default=OUT, metavar="DIR", help="plots and JSON (%(default)s)"
     )

@@ -60,7 +60,9 @@ def measure(point: Point, peers: Sequence[Peer], seconds: float) -> Record:
         timed: dict[str, Callable[[], object]] = dict(runs)
         read, written = traffic(point, x, y)
         outputs = y.numel()
-        del y, results
+        result = x if point.phase == "backward" else y
+        size = result.numel() * result.element_size()
+        del y, results, result
         try:
             backward = point.phase == "backward"
             source = torch.ones(read, dtype=torch.uint8) if backward else x
@@ -70,7 +72,7 @@ def measure(point: Point, peers: Sequence[Peer], seconds: float) -> Record:
         pools = {name: taking_part.get(name, POOLKIT).pool for name in timed}
         # A single thread is the caller's: no pool has any to put to sleep.
         used = pools if torch.get_num_threads() > 1 else None
-        rounds = settled(lambda: in_turns(timed, seconds, pools=used), written)
+        rounds = settled(lambda: in_turns(timed, seconds, pools=used), size)
     return {
         **describe(point.case),
         "size": point.case.size(point.batch),

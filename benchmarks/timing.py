@@ -11,7 +11,7 @@ from dataclasses import dataclass
 SAMPLE = 100e-6  # seconds: shorter calls are repeated, a reading of the clock costs 0.1 us
 MOST_SAMPLES = 5
 LONG = 10e-3  # seconds: in a call this long, waking threads and filling caches count for nothing
-SETTLES = 2e-3  # seconds, or 20 calls, until a shared cache holds what is used now
+SETTLES = 2e-3  # seconds until threads are awake and caches hold what is used now
 QUIET, MOST_WAIT = 10e-3, 2.0  # seconds; systems account for other threads every 4 ms or so
 
 
@@ -83,10 +83,11 @@ def in_turns(
     """Seconds per call of each run: one number per round, the median of its samples in that round.
 
     A round goes through the contestants, in alternating order. Each makes calls that are not timed,
-    so that it finds its own threads awake and its own data in the caches, and then some samples; a
-    slow one fewer. Where the next contestant has other threads (``pools`` names them), those of the
-    last one are given the time to fall asleep: they spin for up to a second after their work. At
-    least 5 rounds, or 3 if a round takes above 0.3 s, or one above 1 s; then as many as fit into
+    for two milliseconds and one at least, so that it finds its own threads awake and its own data
+    in the caches, and then some samples; a slow one fewer. Where the next contestant has other
+    threads (``pools`` names them), those of the last one are given the time to fall asleep: they
+    spin for up to a second after their work. At least 5 rounds, or 3 if a round takes above 0.3 s,
+    or one above 1 s; then as many as fit into
     `seconds`.
     """
     pools = pools or {}
@@ -110,7 +111,7 @@ def in_turns(
                 break
             for name in _quiet_between(order, pools):
                 if once[name] < LONG:
-                    _warm(runs[name], min(SETTLES, 20 * once[name]))
+                    _warm(runs[name], SETTLES)
                 values = [_time(runs[name], repeats[name]) for _ in range(samples[name])]
                 rounds[name].append(statistics.median(values))
             order.reverse()

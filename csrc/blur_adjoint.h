@@ -129,7 +129,7 @@ class BlurAdjointRow {
 
   // Stride 2: the cells of even and of odd places, side by side in registers.
   void by_pairs(int64_t p0, int64_t p1, int64_t low, T* to, const T* to_end) {
-    find_holders(p0 % 2, p0 / 2 - low), first_ = along_;
+    find_holders(p0 % 2, p0 / 2 - low), first_.swap(along_);
     find_holders((p0 + 1) % 2, (p0 + 1) / 2 - low);
     const int64_t n = p1 - p0;
     if (first_.size() == 2 && along_.size() == 1)

@@ -322,7 +322,8 @@ struct RunPlan {
     const int64_t wanted = 4 * threads / most_parts;
     const int64_t most_pieces = std::max<int64_t>(1, w.w.out / (4 * reach(w.w)));
     const int64_t pieces = keeps ? 1 : std::clamp<int64_t>(wanted, 1, most_pieces);
-    columns = (w.w.out + pieces - 1) / pieces;
+    // (Groups of neighbours begin at multiples.)
+    columns = pieces > 1 ? in_groups((w.w.out + pieces - 1) / pieces) : w.w.out;
     channels = run / std::clamp<int64_t>(wanted / pieces, 1, std::max<int64_t>(1, run / width));
     if (keeps) {
       // The rows of a block stay in the second-level cache: of few channels, if need be, and of few

@@ -95,7 +95,7 @@ void reduce_row(const CellRow<R, C>* rows, int64_t count, const std::vector<Colu
     for (end = i + 1; end < n && (mixed || taps(end) == taps(i));) ++end;
     constexpr int kGroup = 4;
     if constexpr (R::kSums && !Sub)
-      if (count == 1 && end - i >= kGroup && taps(i) >= kGroup &&
+      if (count == 1 && !mixed && end - i >= kGroup && taps(i) >= kGroup &&
           columns[size_t(i + 1)].first - columns[size_t(i)].first == p.step)
         if (i = add_groups<R, Pairs, kGroup>(rows[0].cells, columns, i, end, p, to, finish);
             i == end)

@@ -14,8 +14,8 @@
 // Along a row the cells are runs of channels; down the rows, cells that are reduced along their row
 // already. At the edges some windows begin with the same cell, or end with the last one. A sum is
 // put together in this order, so which windows go together must not depend on how the work is cut:
-// groups begin at multiples. (And small windows, whose sums do not depend on where an axis begins
-// either, are added up one by one.)
+// groups begin at multiples. (Small windows, whose sums do not depend on where an axis begins
+// either, share only what is read: each is added up in order.)
 #pragma once
 
 #include <algorithm>
@@ -170,7 +170,7 @@ template <class R, Rule rule, bool Pairs, int G, class C, class D, class O, clas
 }
 
 // Small sums: each is added up cell by cell in any case, but a cell that neighbours share is read
-// once. Whole groups of G windows of at least G taps each, all of one size, a cell apart, among the
+// once. Whole groups of G windows of at least G taps each, all of one size, a tap apart, among the
 // outputs [i, end) of one input row. Returns the first output that is left.
 template <class R, bool Pairs, int G, class C, class D, class F>
 [[gnu::noinline]] int64_t add_groups(const C* cells, const std::vector<Column>& columns, int64_t i,

@@ -60,8 +60,8 @@ struct Reached {
   }
 };
 
-// Whether rows of outputs have to be copied to where rows as long as those of cells would begin. The
-// outermost axis may have fewer outputs as it is.
+// Whether rows of outputs have to be copied to where rows as long as those of cells would begin.
+// The outermost axis may have fewer outputs as it is.
 inline bool has_short_rows(const Window& w) {
   const bool rows = w.h.size * w.d.size > 1;
   return (rows && w.w.out < w.w.size) || (w.d.size > 1 && w.h.out < w.h.size);
@@ -111,14 +111,10 @@ class Shifted {
         planes_(planes),
         at_once_(planes_at_once<V>(w, planes)),
         copied_(has_short_rows(w)) {
-    const size_t size = size_t(vectors(at_once_) * w.taps() * R::kSize);
+    find_taps();
+    const size_t size = size_t(vectors(at_once_)) * taps_.size() * R::kSize;
     reached_.assign(size, R::kBits ? 0 : ~typename R::Entry(0));
-    // Outputs in ascending order hold a cell by descending taps.
-    for (int64_t td = w.d.kernel; td-- > 0;)
-      for (int64_t th = w.h.kernel; th-- > 0;)
-        for (int64_t tw = w.w.kernel; tw-- > 0;) add_tap(td, th, tw);
-    for (const Tap& tap : taps_)
-      least_ = std::min(least_, tap.shift), most_ = std::max(most_, tap.shift);
+    for (size_t t = 0; t < taps_.size(); ++t) find_reach(t);
   }
 
   void operator()() const {
@@ -128,9 +124,9 @@ class Shifted {
     parallel(groups * pieces, cost, [&](int64_t item, int64_t stop) {
       Buffer<V> g;
       Buffer<uint8_t> offsets;
-      const T* const end = out_ + std::min(planes_ * w_.cells(),
-                                           stop / pieces * cells +
-                                               std::min(cells, stop % pieces * kPiece * N));
+      const T* const end =
+          out_ + std::min(planes_ * w_.cells(),
+                          stop / pieces * cells + std::min(cells, stop % pieces * kPiece * N));
       for (; item < stop; ++item) {
         const int64_t plane = item / pieces * at_once_, first = item % pieces * kPiece;
         const int64_t last = vectors(std::min(at_once_, planes_ - plane));
@@ -141,30 +137,47 @@ class Shifted {
 
  private:
   struct Tap {
-    int64_t shift;  // from a cell's number to that of the output that holds it by this tap
+    int64_t d, h, w;  // from a cell to the output that holds it by this tap
+    int64_t shift;    // from its place to that of the output
     uint8_t number;
   };
 
   int64_t vectors(int64_t planes) const { return (planes * w_.cells() + N - 1) / N; }
 
-  void add_tap(int64_t td, int64_t th, int64_t tw) {
-    const auto shift = [](const Axis& a, int64_t tap) { return a.before - tap * a.dilation; };
-    const auto holds = [](const Axis& a, int64_t output) { return 0 <= output && output < a.out; };
-    const int64_t d = shift(w_.d, td), h = shift(w_.h, th), w = shift(w_.w, tw);
-    const auto number = uint8_t(w_.number(td, th, tw));
-    const int64_t first = std::max<int64_t>(0, -w), last = std::min(w_.w.size, w_.w.out - w);
-    const int64_t rows = w_.d.size * w_.h.size;
-    for (int64_t row = 0; row < at_once_ * rows && first < last; ++row)
-      if (holds(w_.d, row % rows / w_.h.size + d) && holds(w_.h, row % w_.h.size + h))
-        reach(row * w_.w.size + first, row * w_.w.size + last, number);
-    taps_.push_back({(d * w_.h.size + h) * w_.w.size + w, number});
+  // Outputs in ascending order hold a cell by descending taps. Those that are padding everywhere
+  // may be any distance away, and are left out.
+  void find_taps() {
+    const auto for_taps = [](const Axis& a, const auto& f) {
+      for (int64_t t = a.kernel; t-- > 0;)
+        if (const int64_t shift = a.before - t * a.dilation; -a.size < shift && shift < a.out)
+          f(t, shift);
+    };
+    for_taps(w_.d, [&](int64_t td, int64_t d) {
+      for_taps(w_.h, [&](int64_t th, int64_t h) {
+        for_taps(w_.w, [&](int64_t tw, int64_t w) {
+          const int64_t shift = (d * w_.h.size + h) * w_.w.size + w;
+          taps_.push_back({d, h, w, shift, uint8_t(w_.number(td, th, tw))});
+          least_ = std::min(least_, shift), most_ = std::max(most_, shift);
+        });
+      });
+    });
   }
-  // The next tap reaches cells [begin, end).
-  void reach(int64_t begin, int64_t end, uint8_t number) {
+
+  void find_reach(size_t t) {
+    const Tap& tap = taps_[t];
+    const auto holds = [](const Axis& a, int64_t output) { return 0 <= output && output < a.out; };
+    const int64_t first = std::max<int64_t>(0, -tap.w), rows = w_.d.size * w_.h.size;
+    const int64_t last = std::min(w_.w.size, w_.w.out - tap.w);
+    for (int64_t row = 0; row < at_once_ * rows; ++row)
+      if (holds(w_.d, row % rows / w_.h.size + tap.d) && holds(w_.h, row % w_.h.size + tap.h))
+        reach(row * w_.w.size + first, row * w_.w.size + last, t);
+  }
+  // Tap t reaches cells [begin, end).
+  void reach(int64_t begin, int64_t end, size_t t) {
     for (int64_t v = begin / N; v * N < end; ++v) {
-      const int64_t entry = v * w_.taps() + int64_t(taps_.size());
+      const size_t entry = size_t(v) * taps_.size() + t;
       R::set(reached_.data() + entry * R::kSize, std::max<int64_t>(0, begin - v * N),
-             std::min<int64_t>(N, end - v * N), number);
+             std::min<int64_t>(N, end - v * N), taps_[t].number);
     }
   }
 
@@ -172,7 +185,7 @@ class Shifted {
   void add(int64_t plane, int64_t first, int64_t last, const T* end, Buffer<V>& g_buffer,
            Buffer<uint8_t>& offset_buffer) const {
     const int64_t start = plane * w_.outputs();
-    const int64_t low = first * N + least_, high = last * N + most_;  // outputs that are read
+    const int64_t low = first * N + least_, high = last * N + most_;  // places that are read
     const V* g;
     const uint8_t* offsets = offsets_ + start;
     if constexpr (std::is_same_v<T, V>) g = g_ + start;
@@ -212,9 +225,8 @@ class Shifted {
     }
   }
 
-  // A copy of the outputs at places [low, high) of some planes, as if each row were as long as a row
-  // of cells; widened. What no tap reaches may be anything, but is 0 before the first place and
-  // after the last. Gives where place 0 would be.
+  // A copy of the outputs at places [low, high) of some planes, as if each row were as long as a
+  // row of cells; widened. What no tap reaches may be anything. Gives where place 0 would be.
   template <class From, class To>
   const To* stage(const From* outputs, int64_t planes, int64_t low, int64_t high,
                   Buffer<To>& buffer) const {
@@ -222,15 +234,14 @@ class Shifted {
     const int64_t begin = std::clamp<int64_t>(0, low, high);
     const int64_t places = planes * (copied_ ? w_.cells() : w_.outputs());
     const int64_t stop = std::clamp(places, begin, high);
-    std::fill(to + low, to + begin, To(0));
     if (copied_)
       copy_rows(outputs, outputs + planes * w_.outputs(), to, begin, stop);
     else
       copy(outputs + begin, to + begin, stop - begin);
-    std::fill(to + stop, to + high, To(0));
     return to;
   }
 
+  // Places [begin, stop); the outputs end at `end`.
   template <class From, class To>
   void copy_rows(const From* outputs, const From* end, To* to, int64_t begin, int64_t stop) const {
     const int64_t width = w_.w.size, rows = w_.d.size * w_.h.size;

@@ -35,8 +35,10 @@ WINDOWS = [
     ((1, 2, 2), 1, 0, 1, (3, 4, 30)),
     ((2, 1, 1), 1, 0, 1, (5, 4, 7)),
     ((1, 2, 2), 1, 0, 1, (2, 4, 27)),
+    ((1, 2, 1), 1, 0, 1, (3, 5, 26)),
 ]
-# Planes that are done in pieces; the second piece of the last begins below the last row of outputs.
+# Planes that are done in pieces. What the second piece of the last one reads begins below the last
+# row of outputs.
 LARGE = [
     ((2, 1, 2), 1, 0, 1, (4, 50, 50)),
     ((2, 2), 1, 0, 1, (90, 61)),
@@ -83,7 +85,21 @@ def test_gradients_of_maxima(planes, dtype, with_threads):
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_one_offset_that_names_no_cell(dtype):
+def test_taps_that_are_padding_everywhere(dtype):
+    """They may be any distance away: nothing is read or kept there."""
+    x = sample((3, 32, 32), dtype, "normal", 6)
+    for far, near in itertools.product((2**27, 2**40, 2**57), (1, 2)):
+        w = window.fixed("t", 2, x.shape, (2, near), 1, ((far, 0), (0, 0)), (far, 1), False, True)
+        same = window.fixed("t", 2, x.shape, (1, near), 1, 0, 1, False, True)
+        g = sample(w.output_shape(x.shape), dtype, "normal", 7)
+        offsets = reference.max_pool(x, same)[1]
+        found = native.scatter(g, (offsets + near).to(torch.uint8), w.packed)
+        assert_bit_equal(found, reference.scatter(g, offsets, same, False), f"{w}")
+        assert not native.scatter(g, torch.zeros_like(offsets), w.packed).any()
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_one_offset_that_names_no_cell(dtype, with_threads):
     """It adds nothing; all others do as if it were not there."""
     planes = 150
     for w in windows(planes):
@@ -93,9 +109,9 @@ def test_one_offset_that_names_no_cell(dtype):
         for at in (0, offsets.numel() // 2, offsets.numel() - 1):
             wrong, rest = offsets.clone(), g.clone()
             wrong.view(-1)[at], rest.view(-1)[at] = w.taps, 0
-            assert_bit_equal(
-                native.scatter(g, wrong, w.packed), native.scatter(rest, offsets, w.packed), str(w)
-            )
+            expected = native.scatter(rest, offsets, w.packed)
+            for found in with_threads(lambda g=g, at=wrong, w=w: native.scatter(g, at, w.packed)):
+                assert_bit_equal(found, expected, f"{w}")
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -118,6 +134,19 @@ def test_small_sums_of_neighbours(channels, taps, dtype, with_threads):
             whole[..., first : first + size - taps + 1].contiguous(),
             f"{taps} taps from {begin}",
         )
+
+
+@pytest.mark.parametrize("kernel", [15, 31])
+def test_large_sums_of_one_row(kernel, with_threads):
+    """Groups of neighbours begin at the same windows, whoever does them."""
+    x = laid_out(sample((2, 64, 1, 1000), torch.float32, "normal", 8), "channels_last")
+    w = window.fixed("t", 2, x.shape, (1, kernel), 1, (0, kernel // 2), 1, False, True)
+    first, *others = with_threads(lambda: native.avg_pool(x, w.packed))
+    one = native.avg_pool(x[:1], w.packed)
+    assert_average_close(first, x, w)
+    for other in others:
+        assert_bit_equal(other, first, f"{kernel} taps")
+    assert_bit_equal(one, first[:1].contiguous(memory_format=torch.channels_last), "one image")
 
 
 def test_sums_across_channels():
