@@ -97,9 +97,9 @@ def measure(point: Point, peers: Sequence[Peer], seconds: float) -> Record:
 def settled(turns: Callable[[], Rounds], size: int) -> Rounds:
     """The rounds of ``turns()``; up to three times as many while it is undecided who is faster.
 
-    It is as long as the range of some peer's ratio reaches across 1. Where in memory a result of
-    ``size`` bytes comes to lie is chance, and may cost a third of the time; so the further rounds
-    are made while the places of the results before are taken.
+    That is, while the range of some peer's ratio reaches across 1. Where in memory a result of
+    ``size`` bytes comes to lie is chance, and may double the time; so the further rounds are made
+    while the places of the results before are taken.
     """
     rounds = turns()
     taken: list[bytearray] = []

@@ -87,8 +87,7 @@ def in_turns(
     in the caches, and then some samples; a slow one fewer. Where the next contestant has other
     threads (``pools`` names them), those of the last one are given the time to fall asleep: they
     spin for up to a second after their work. At least 5 rounds, or 3 if a round takes above 0.3 s,
-    or one above 1 s; then as many as fit into
-    `seconds`.
+    or one above 1 s; then as many as fit into `seconds`.
     """
     pools = pools or {}
     with no_collection():

@@ -20,6 +20,20 @@ def keep_threads():
 
 
 @pytest.fixture
+def for_threads(keep_threads):
+    """A function that collects what another gives on one, two and three threads."""
+
+    def collect(f):
+        results = []
+        for number in (1, 2, 3):
+            torch.set_num_threads(number)
+            results.append(f())
+        return results
+
+    return collect
+
+
+@pytest.fixture
 def benchmarks(monkeypatch):
     """Import a module of the benchmark, which is no part of the wheel."""
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1]))

@@ -57,30 +57,16 @@ def windows(planes):
         yield window.adaptive("t", len(extents), (planes, *extents), size, True)
 
 
-@pytest.fixture
-def with_threads():
-    """A function that calls another on one, two and three threads."""
-    threads = torch.get_num_threads()
-
-    def results(f):
-        for number in (1, 2, 3):
-            torch.set_num_threads(number)
-            yield f()
-
-    yield results
-    torch.set_num_threads(threads)
-
-
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("planes", PLANES)
-def test_gradients_of_maxima(planes, dtype, with_threads):
+def test_gradients_of_maxima(planes, dtype, for_threads):
     """Some planes at a time are one; the last ones may be fewer."""
     for w in windows(planes):
         x = sample((planes, *(axis.size for axis in w.axes)), dtype, "relu", planes)
         values, offsets = reference.max_pool(x, w)
         g = sample(tuple(values.shape), dtype, "normal", planes + 1)
         expected = reference.scatter(g, offsets, w, False)
-        for found in with_threads(lambda g=g, at=offsets, w=w: native.scatter(g, at, w.packed)):
+        for found in for_threads(lambda g=g, at=offsets, w=w: native.scatter(g, at, w.packed)):
             assert_bit_equal(found, expected, f"{planes} planes, {w}")
 
 
@@ -99,7 +85,7 @@ def test_taps_that_are_padding_everywhere(dtype):
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_one_offset_that_names_no_cell(dtype, with_threads):
+def test_one_offset_that_names_no_cell(dtype, for_threads):
     """It adds nothing; all others do as if it were not there."""
     planes = 150
     for w in windows(planes):
@@ -110,20 +96,20 @@ def test_one_offset_that_names_no_cell(dtype, with_threads):
             wrong, rest = offsets.clone(), g.clone()
             wrong.view(-1)[at], rest.view(-1)[at] = w.taps, 0
             expected = native.scatter(rest, offsets, w.packed)
-            for found in with_threads(lambda g=g, at=wrong, w=w: native.scatter(g, at, w.packed)):
+            for found in for_threads(lambda g=g, at=wrong, w=w: native.scatter(g, at, w.packed)):
                 assert_bit_equal(found, expected, f"{w}")
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("taps", [3, 4, 5, 6, 9])
 @pytest.mark.parametrize("channels", [16, 40, 64, 130])
-def test_small_sums_of_neighbours(channels, taps, dtype, with_threads):
+def test_small_sums_of_neighbours(channels, taps, dtype, for_threads):
     """Each is added up in order, whichever windows it goes together with."""
     x = laid_out(sample((1, channels, 1, 31), dtype, "normal", taps), "channels_last")
     w = window.fixed("t", 2, x.shape, (1, taps), 1, (0, taps // 2), 1, False, True)
     whole = native.avg_pool(x, w.packed)
     assert_average_close(whole, x, w)
-    for other in with_threads(lambda: native.avg_pool(x, w.packed)):
+    for other in for_threads(lambda: native.avg_pool(x, w.packed)):
         assert_bit_equal(other, whole, f"{taps} taps")
     for begin, size in itertools.product(range(5), range(taps, taps + 6)):
         part = x[..., begin : begin + size].contiguous(memory_format=torch.channels_last)
@@ -137,11 +123,11 @@ def test_small_sums_of_neighbours(channels, taps, dtype, with_threads):
 
 
 @pytest.mark.parametrize("kernel", [15, 31])
-def test_large_sums_of_one_row(kernel, with_threads):
+def test_large_sums_of_one_row(kernel, for_threads):
     """Groups of neighbours begin at the same windows, whoever does them."""
     x = laid_out(sample((2, 64, 1, 1000), torch.float32, "normal", 8), "channels_last")
     w = window.fixed("t", 2, x.shape, (1, kernel), 1, (0, kernel // 2), 1, False, True)
-    first, *others = with_threads(lambda: native.avg_pool(x, w.packed))
+    first, *others = for_threads(lambda: native.avg_pool(x, w.packed))
     one = native.avg_pool(x[:1], w.packed)
     assert_average_close(first, x, w)
     for other in others:

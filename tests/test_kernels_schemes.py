@@ -14,22 +14,6 @@ from poolkit.testing import assert_average_close, assert_bit_equal, sample
 native = torch.ops.poolkit
 
 
-@pytest.fixture
-def for_threads():
-    """A function that collects what another gives on one, two and three threads."""
-    threads = torch.get_num_threads()
-
-    def collect(f):
-        results = []
-        for number in (1, 2, 3):
-            torch.set_num_threads(number)
-            results.append(f())
-        return results
-
-    yield collect
-    torch.set_num_threads(threads)
-
-
 def check_maxima(x, w, *layouts):
     """In each layout, channels-last (True) or not, against the reference."""
     values, offsets = reference.max_pool(x, w)
