@@ -30,7 +30,7 @@ class Divisors {
   explicit Divisors(const Window& w, Root root = kNone)
       : w_(w), root_(root), taps_(V(w.divisor ? 1 : w.taps())) {
     factor_ = common_factor();
-    if (w.w.out > kMost) return;
+    if (factor_ != V(0) || w.w.out > kMost) return;
     columns_.assign(size_t(w.w.out + kLanes<V>), V(1));
     for (int64_t i = 0; i < w.w.out; ++i) columns_[size_t(i)] = V(column(i));
   }
@@ -60,6 +60,7 @@ class Divisors {
 
   // The averages of outputs i, i + 1, ... of a row with this divisor.
   [[gnu::always_inline]] Vec<V> row_quotients(const Vec<V>& sums, V row, int64_t i) const {
+    if (factor_ != V(0)) return sums * splat(factor_);
     if (!columns_.empty()) return divide(sums, splat(row) * load(columns_.data() + i));
     Vec<V> counts{};
     for (int64_t k = 0; k < kLanes<V>; ++k) counts[k] = V(column(std::min(i + k, w_.w.out - 1)));
@@ -129,7 +130,7 @@ class Divisors {
   const Root root_;
   const V taps_;  // of a window that is not clipped
   V factor_;
-  std::vector<V> columns_;  // the counts of all columns, if they are not too many
+  std::vector<V> columns_;  // the counts of all columns, if they matter and are not too many
 };
 
 }  // namespace poolkit

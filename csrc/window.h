@@ -246,14 +246,27 @@ inline void join_channels(Runs& r, int64_t least) {
   r.run = 1;
 }
 
+// How many of `rows` rows, one behind the other, are taken for one: rows of few outputs, whose
+// windows cut them into equal parts. Longer ones gain nothing (measured), and contiguous ones only
+// where neighbouring cells are parted by vectors.
+inline int64_t rows_in_one(const Axis& a, int64_t rows, int64_t run) {
+  if (!a.tiles() || a.out == 0 || (run == 1 && a.stride != 2 && a.stride != 4)) return 1;
+  int64_t some = std::max<int64_t>(1, (run == 1 ? 1024 : 32) / a.out);
+  while (rows % some != 0) --some;
+  return some;
+}
+
 // For kernels of every kind of window: if only one axis has windows, all planes as rows of one, so
-// that there are fewer beginnings; and few channels joined.
+// that there are fewer beginnings, and short rows as fewer, longer ones; and few channels joined.
 inline Runs in_rows_of_runs(const Window& w, int64_t planes, int64_t run, int64_t least) {
   Runs found = in_runs(w, planes, run, least);
-  Axis &d = found.window.d, &h = found.window.h;
-  if (planes > 1 && found.run >= least && d.identity() && h.identity()) {
-    const int64_t rows = planes * d.size * h.size;
-    d = Axis{}, h = Axis{rows, rows}, found.planes = 1;
+  Axis &d = found.window.d, &h = found.window.h, &a = found.window.w;
+  if (planes > 1 && d.identity() && h.identity() && (found.run == 1 || found.run >= least)) {
+    const int64_t all = planes * d.size * h.size, some = rows_in_one(a, all, found.run);
+    if (some > 1 || found.run > 1) {
+      a.size *= some, a.out *= some;
+      d = Axis{}, h = Axis{all / some, all / some}, found.planes = 1;
+    }
   }
   join_channels(found, least);
   return found;
