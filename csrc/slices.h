@@ -36,7 +36,9 @@ bool suits_slices(const Window& w) {
   if (F::Plain::kOffsets && w.w.out < 24) return false;
   Window slice = w;
   slice.d = Axis{};
-  return suits_strips<F>(slice, false) && planes_together<typename F::V>(slice) == 1;
+  using V = typename F::V;
+  const bool shared = w.w.out < kLanes<V> && planes_together<V>(slice) > 1;
+  return suits_strips<F>(slice, false) && !shared;
 }
 
 template <class F, class T>

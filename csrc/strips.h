@@ -12,7 +12,8 @@
 // copied. What a loop must know of edges is settled once for a strip (masks of padding along the
 // row) and at its two ends (rows above and below the plane). The last strip of a row overlaps the
 // one before. A row shorter than a vector is one strip: what its vector spills is written again by
-// the next row. Of rows less than half as long, two planes share a vector, or four or eight.
+// the next row. Of rows less than half as long, two planes share a vector, or four or eight. So
+// they do if the last strip is that short: it goes first then, and the others write what it spills.
 //
 // Cells are watched for NaN while they are read, and results for the least value there is, which
 // padding could have given; where something special is met, rows.h does the block again.
@@ -56,11 +57,18 @@ bool suits_strips(const Window& w, bool beyond) {
   return plain(a) && plain(h) && !streams;
 }
 
-// How many planes share a vector: as many as have room there for their rows. (With 3/2 the cell
-// after the last output is needed too.)
+constexpr int64_t kStripBytes = 24 << 10;  // of the cells of a block: the first-level cache has 32
+
+// How many planes share the vector of a row's last outputs: as many as have room there. (With 3/2
+// the cell after the last output is needed too.) Behind other vectors it is only worth it for 3/2,
+// in planes that are one block: measured.
 template <class V>
 int planes_together(const Window& w) {
-  const int64_t lanes = w.w.out + (w.w.kernel > w.w.stride && w.w.stride > 1);
+  const int64_t rest = w.w.out % kLanes<V>;
+  const bool more = w.w.kernel > w.w.stride && w.w.stride > 1;
+  if (rest == 0) return 1;
+  if (w.w.out > rest && !(more && w.cells() * int64_t(sizeof(V)) <= kStripBytes)) return 1;
+  const int64_t lanes = rest + more;
   int planes = 1;
   while (planes < kMostTogether<V> && 2 * planes * lanes <= kLanes<V>) planes *= 2;
   return planes;
@@ -69,8 +77,7 @@ int planes_together(const Window& w) {
 // Rows of outputs of a block: neighbouring strips find their cells in cache.
 template <class T>
 int64_t strip_rows(const Window& w) {
-  constexpr int64_t kBytes = 24 << 10;
-  const int64_t rows = kBytes / (w.h.stride * w.w.size * int64_t(sizeof(T)));
+  const int64_t rows = kStripBytes / (w.h.stride * w.w.size * int64_t(sizeof(T)));
   return std::clamp<int64_t>(rows, std::min<int64_t>(8, w.h.out), w.h.out);
 }
 
@@ -94,28 +101,14 @@ class StripPool {
         together_(planes_together<V>(w)),
         far_(is_far<T>(planes * w.cells())) {
     const Axis& a = w.w;
-    const int64_t width = N / together_;
-    for (int64_t first = 0; first < a.out; first += N) {
-      Strip strip{a.out < N ? 0 : std::min(first, a.out - N), false, {}, {}};
-      for (int64_t t = 0; t < a.kernel; ++t)
-        for (int64_t k = 0; k < N; ++k) {
-          const int64_t at = a.stride == 2 && together_ == 1 && !kPairs ? lane_of<V>(int(k)) : k;
-          const int64_t output = strip.first + at % width, cell = a.start(output) + t;
-          const bool real = (0 <= cell && cell < a.size) || output >= a.out;
-          strip.edge |= !real;
-          strip.real[t * N + k] = Mask(real ? -1 : 0);
-        }
-      if constexpr (R::kSums)
-        if (result.divisors)
-          for (int64_t k = 0; k < N; ++k)
-            strip.divisors[k] =
-                V(result.divisors->column(std::min(a.out - 1, strip.first + k % width)));
-      strips_.push_back(strip);
-    }
+    if (together_ > 1) add_strip(a.out / N * N, together_);
+    for (int64_t first = 0; first + N <= a.out; first += N) add_strip(first, 1);
+    if (together_ == 1 && a.out % N > 0) add_strip(std::max<int64_t>(0, a.out - N), 1);
     if constexpr (R::kSums)
       for (int64_t h = 0; result.divisors && h < w.h.out; ++h)
         row_divisors_.push_back(V(result.divisors->row(0, h)));
-    reach_ = strips_.back().first * a.stride - a.before + a.stride * N + a.kernel;
+    const int64_t last = std::max(strips_.front().first, strips_.back().first);
+    reach_ = last * a.stride - a.before + a.stride * N + a.kernel;
     padded_ = w.h.inner_begin() > 0 || w.h.inner_end() < w.h.out;
     for (const Strip& strip : strips_) padded_ |= strip.edge;
     std::fill_n(none_, kNone, R::kSums ? T{} : lowest<T>());
@@ -136,8 +129,9 @@ class StripPool {
  private:
   using Watched = WatchedCells<V, T>;
   struct Strip {
-    int64_t first;  // output
-    bool edge;      // whether any of its windows holds padding along the row
+    int64_t first;   // output
+    int64_t planes;  // that share a vector
+    bool edge;       // whether any of its windows holds padding along the row
     Mask real[3 * N];
     V divisors[N];  // of its columns, if sums are divided
   };
@@ -146,36 +140,58 @@ class StripPool {
     Vec<V> v;
     LV at;
   };
-  // Where the cells of a block are, of all its planes, and where its outputs go.
+  // Where the cells of a block are, of one of its planes, and where its outputs go.
   struct Place {
-    const T* cells[kMost];
-    int64_t to[kMost], room[kMost];
+    const T* cells;
+    int64_t to, room;
   };
+
+  void add_strip(int64_t first, int64_t planes) {
+    const Axis& a = w_.w;
+    const int64_t width = N / planes;
+    Strip strip{first, planes, false, {}, {}};
+    for (int64_t t = 0; t < a.kernel; ++t)
+      for (int64_t k = 0; k < N; ++k) {
+        const int64_t at = a.stride == 2 && planes == 1 && !kPairs ? lane_of<V>(int(k)) : k;
+        const int64_t output = first + at % width, cell = a.start(output) + t;
+        const bool real = (0 <= cell && cell < a.size) || output >= a.out;
+        strip.edge |= !real;
+        strip.real[t * N + k] = Mask(real ? -1 : 0);
+      }
+    if constexpr (R::kSums)
+      if (result_.divisors)
+        for (int64_t k = 0; k < N; ++k)
+          strip.divisors[k] = V(result_.divisors->column(std::min(a.out - 1, first + k % width)));
+    strips_.push_back(strip);
+  }
 
   template <int K, int S>
   void pool(const Block& b, int64_t row_end, int64_t plane_end, int64_t origin) {
     const Axis &a = w_.w, &h = w_.h;
-    Place place{};
+    Place places[kMost];
     for (int64_t p = 0; p < together_; ++p) {
       const int64_t plane = b.plane + std::min(p, b.planes - 1);
-      place.cells[p] = find_rows(plane, b, copies_[p]) - a.before;
-      place.to[p] = (plane * h.out + b.h0) * a.out - origin;
-      place.room[p] = (row_end - b.h0) * a.out;
+      Place& place = places[p];
+      place.cells = find_rows(plane, b, copies_[p]) - a.before;
+      place.to = (plane * h.out + b.h0) * a.out - origin;
+      place.room = (row_end - b.h0) * a.out;
       // (Behind any other plane lies one that is written at the same time.)
       if (p + 1 >= b.planes && row_end == h.out)
-        place.room[p] += std::max<int64_t>(0, plane_end - plane - 1) * h.out * a.out;
+        place.room += std::max<int64_t>(0, plane_end - plane - 1) * h.out * a.out;
     }
     for (const Strip& strip : strips_) {
       const auto go = [&]<int P>() {
-        strip.edge ? down<K, S, true, P>(place, b, strip) : down<K, S, false, P>(place, b, strip);
+        for (int64_t p = 0; p < b.planes; p += P)
+          strip.edge ? down<K, S, true, P>(places + p, b, strip)
+                     : down<K, S, false, P>(places + p, b, strip);
       };
-      if constexpr (kMost >= 8)
-        if (together_ == 8) return go.template operator()<8>();
-      if constexpr (kMost >= 4)
-        if (together_ == 4) return go.template operator()<4>();
+      if (strip.planes == 1) go.template operator()<1>();
       if constexpr (kMost >= 2)
-        if (together_ == 2) return go.template operator()<2>();
-      go.template operator()<1>();
+        if (strip.planes == 2) go.template operator()<2>();
+      if constexpr (kMost >= 4)
+        if (strip.planes == 4) go.template operator()<4>();
+      if constexpr (kMost >= 8)
+        if (strip.planes == 8) go.template operator()<8>();
     }
   }
 
@@ -194,17 +210,17 @@ class StripPool {
     return copy + a.before - low * a.size;
   }
 
-  // One strip of the rows of a block, of P planes.
+  // One strip of the rows of a block, of P of its planes.
   template <int K, int S, bool Edge, int P>
-  void down(const Place& place, const Block& b, const Strip& strip) {
+  void down(const Place* places, const Block& b, const Strip& strip) {
     const Axis &a = w_.w, &h = w_.h;
     const int64_t line = a.size;
     // The next block lies behind this one, or behind all planes of this one. (What is not far is
     // asked for when it is there.)
-    const int64_t block = b.h1 - b.h0 == h.out ? P * w_.cells() : (b.h1 - b.h0) * S * line;
+    const int64_t block = b.h1 - b.h0 == h.out ? together_ * w_.cells() : (b.h1 - b.h0) * S * line;
     const int64_t ahead = far_ ? block : 0;
     const T* first[P];
-    for (int p = 0; p < P; ++p) first[p] = place.cells[p] + strip.first * S;
+    for (int p = 0; p < P; ++p) first[p] = places[p].cells + strip.first * S;
     Watched special;
     // Rows above and below the plane are read from a row of cells that never count.
     const T* const none = none_;
@@ -216,7 +232,7 @@ class StripPool {
       for (int p = 0; p < P; ++p) fetch<N / P * S>(first[p] + r * line + ahead);
       return along<K, S, Edge>(cells, strip.real, special);
     };
-    Output<P> out(*this, place, strip);
+    Output<P> out(*this, places, strip);
     [[maybe_unused]] const bool padded = Edge || padded_;
     [[maybe_unused]] const auto divisors = divisors_of<R>(result_);
     [[maybe_unused]] const V* const row_divisors = row_divisors_.data();
@@ -346,12 +362,12 @@ class StripPool {
   template <int P>
   class Output {
    public:
-    Output(const StripPool& pool, const Place& place, const Strip& strip)
+    Output(const StripPool& pool, const Place* places, const Strip& strip)
         : y_(pool.result_.y),
           offsets_(static_cast<uint8_t*>(pool.result_.offsets.data)),
           line_(pool.w_.w.out) {
       for (int p = 0; p < P; ++p)
-        to_[p] = place.to[p] + strip.first, room_[p] = place.room[p] - strip.first;
+        to_[p] = places[p].to + strip.first, room_[p] = places[p].room - strip.first;
     }
 
     [[gnu::always_inline]] void put(const Part& part) {
@@ -385,7 +401,7 @@ class StripPool {
   const T *const x_, *const end_;
   const Window& w_;
   const Result<F, T>& result_;
-  const int together_;
+  const int together_;  // planes of a block
   const bool far_;
   std::vector<Strip> strips_;
   std::vector<V> row_divisors_;
