@@ -305,17 +305,17 @@ struct RunPlan {
   int64_t rows, columns, channels;         // of a block, at most; the last channels may be more
   int64_t strips, column_strips, bundles;  // how many there are of each
 
-  // `keeps`: rows are reduced along themselves first, and kept. `grouped`: rows of outputs go
+  // `keeps`: rows are reduced along themselves first, and kept. `least`: rows of outputs that go
   // together. `width`: channels of a step.
   RunPlan(const Window& w, int64_t planes, int64_t run, int64_t width, int64_t value_bytes,
-          bool keeps, bool grouped) {
+          bool keeps, int64_t least) {
     const int64_t threads = torch::stable::get_num_threads();
     const auto reach = [](const Axis& a) {
       return a.adaptive() ? a.size / a.out + 1 : std::min(a.extent(), a.size);
     };
     const int64_t depth = std::max<int64_t>(
         1, w.d.adaptive() ? w.d.size / w.d.out + 1 : std::min(w.d.kernel, w.d.size));
-    const int64_t slices = planes * w.d.out, least = grouped ? kTogether : 1;
+    const int64_t slices = planes * w.d.out;
     const int64_t most_parts = std::max<int64_t>(1, slices * ((w.h.out + least - 1) / least));
     // Columns, and then channels, are shared out only where there is too little else: a piece of
     // each cell is not read as it lies.
@@ -345,7 +345,7 @@ struct RunPlan {
     while (rows > 1 && slices * bundles * column_strips * parts() < 4 * threads)
       rows = (rows + 1) / 2;
     rows = (w.h.out + parts() - 1) / parts();
-    if (grouped) rows = in_groups(rows);
+    rows = (rows + least - 1) / least * least;
     strips = parts();
   }
 
@@ -376,8 +376,8 @@ void forward_runs(const T* x, const Result<F, T>& result, const Window& w, int64
                   int64_t run) {
   using V = typename F::V;
   const bool keeps = !is_straight(w, std::is_same_v<T, V> ? 1 : 3);
-  const bool grouped = keeps && together(w.h) > 1;
-  const RunPlan plan(w, planes, run, 4 * kLanes<V>, sizeof(V), keeps, grouped);
+  const int64_t least = has_tiles(w) ? kTileRows : keeps && together(w.h) > 1 ? kTogether : 1;
+  const RunPlan plan(w, planes, run, 4 * kLanes<V>, sizeof(V), keeps, least);
   const int64_t cells = std::min(w.taps(), w.cells());
   const int64_t cost =
       plan.rows * plan.columns * plan.channels * std::clamp<int64_t>(cells, 4, 1 << 12);

@@ -5,8 +5,8 @@
 // its geometry: edges, dilation and adaptive windows cost nothing. Few taps are reduced straight
 // from the input; more go by way of rows that are reduced along themselves first, once for all
 // windows that share them, and of five taps and more neighbouring windows go together
-// (neighbours.h). In any case cells meet in row-major order, so ties, signed zeros and NaN come out
-// as torch's to the bit.
+// (neighbours.h). Windows 3/1 go together in tiles (tiles.h). In any case cells meet in row-major
+// order, so ties, signed zeros and NaN come out as torch's to the bit.
 #pragma once
 
 #include <algorithm>
@@ -14,6 +14,7 @@
 
 #include "neighbours.h"
 #include "tensor.h"
+#include "tiles.h"
 
 namespace poolkit {
 
@@ -131,6 +132,7 @@ void reduce_row(const CellRow<R, C>* rows, int64_t count, const std::vector<Colu
 
 // Whether so few taps are reduced that row buffers would cost more. `cost` of reading a cell.
 inline bool is_straight(const Window& w, int64_t cost) {
+  if (has_tiles(w)) return true;
   // (A kernel may be far longer than the axis: padding has no limit.)
   const auto taps = [](const Axis& a) { return std::min(a.kernel, a.size); };
   const int64_t rows = capped_product(taps(w.d), taps(w.h));
@@ -218,6 +220,10 @@ class LanePool {
       reduced_.reserve(int64_t(done_.size()) * line);
       reduced_taps_.reserve(int64_t(done_.size()) * line);
     }
+    constexpr bool kTiles = rule != Rule::kFull;
+    const bool tiled = kTiles && has_tiles(w_);
+    Buffer<C> zeros;
+    if (R::kSums && tiled) std::fill_n(zeros.reserve(width_), width_, C{});
     std::vector<CellRow<R, C>> list;
     std::vector<CellRow<R, V>> reduced;
     const int64_t step = w_.w.dilation * in.cell;
@@ -243,10 +249,13 @@ class LanePool {
       const RealTaps through{w_.d, d};
       for (int64_t h = b.h0, rows; h < b.h1;
            h += rows, to += rows * row, taps = lane(taps, rows * taps_row)) {
-        rows = straight || through.last - through.first != 1 ? 1 : rows_together(h, b.h1);
+        const bool one_slice = through.last - through.first == 1, tile = tiled && one_slice;
+        rows = tile                     ? std::min<int64_t>(kTileRows, b.h1 - h)
+               : !straight && one_slice ? rows_together(h, b.h1)
+                                        : 1;
         list.clear(), reduced.clear();
         const RealTaps down{w_.h, h}, end{w_.h, h + rows - 1};
-        for (int64_t td = through.first; td < through.last; ++td)
+        for (int64_t td = through.first; td < through.last && !tile; ++td)
           for (int64_t th = down.first; th < end.last + rows - 1; ++th) {
             const int64_t base = w_.number(td, th, 0);
             const int64_t id = through.start + td * w_.d.dilation;
@@ -269,6 +278,12 @@ class LanePool {
             reduce_down<R, kRule, Pairs, G>(n, reduced[0], b.columns(), width_, to, row, cell, taps,
                                             taps_row, taps_cell, finish);
           };
+          if constexpr (kTiles)
+            if (tile)
+              return reduce_tiles<R, Pairs, rule == Rule::kWatched>(
+                  tile_rows(in, through, h, int(rows)), w_.w, b.w0, b.w1, zeros.get(),
+                  {width_, in.cell, cell, taps_cell, false, 0, 1, false}, to, row, taps, taps_row,
+                  finish, special_);
           if (straight)
             reduce_row<R, rule, false, Pairs, U>(
                 list.data(), int64_t(list.size()), columns_,
@@ -299,6 +314,19 @@ class LanePool {
   bool special() const { return special_.any(); }
 
  private:
+  // The rows of cells of a tile from row h of outputs on.
+  template <class C>
+  TileRows<C> tile_rows(const View<C>& in, const RealTaps& through, int64_t h, int wanted) const {
+    TileRows<C> rows{{}, w_.h.start(h) < 0, wanted};
+    for (int r = 0; r < kTileRows + 2; ++r) {
+      const int64_t y = w_.h.start(h) + std::min(r, wanted + 1);
+      const int64_t near = std::clamp<int64_t>(y, 0, w_.h.size - 1);
+      if (!R::kSums || y == near)
+        rows.cells[r] = in.line(through.start + through.first * w_.d.dilation, near);
+    }
+    return rows;
+  }
+
   // How many rows of outputs from row h on, before `end`, go together. Groups begin at multiples:
   // which rows a block holds makes no difference to a sum.
   int64_t rows_together(int64_t h, int64_t end) const {
