@@ -168,3 +168,79 @@ def test_sums_do_not_depend_on_the_batch():
         one = window.fixed("t", 2, x[:1, :1].shape, kernel, stride, kernel // 2, 1, False, True)
         some = native.avg_pool(x, w.packed)[1:2, 2:3]
         assert_bit_equal(native.avg_pool(x[1:2, 2:3], one.packed), some)
+
+
+TILES = [
+    # extents, padding
+    ((1, 1), 1),
+    ((1, 2), 1),
+    ((2, 1), 1),
+    ((3, 3), 1),
+    ((5, 7), 1),
+    ((4, 9), 1),
+    ((6, 6), 0),
+    ((3, 8), 0),
+    ((9, 5), ((1, 0), (0, 1))),
+    ((7, 6), ((0, 1), (1, 0))),
+    ((2, 5, 6), ((0, 0), (1, 1), (1, 1))),
+]
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.uint8]
+)
+@pytest.mark.parametrize(("extents", "padding"), TILES)
+def test_tiles(extents, padding, dtype, for_threads):
+    """Windows 3/1 of channels: rows of tiles that are not whole, and every edge."""
+    rank = len(extents)
+    kernel = (1,) * (rank - 2) + (3, 3)
+    kinds = ("relu", "special" if dtype.is_floating_point else "extreme", "zeros")
+    for channels, values in itertools.product((16, 37, 64, 150), kinds):
+        x = sample((2, channels, *extents), dtype, values, channels)
+        x = x.contiguous(memory_format=LAST[rank])
+        w = window.fixed("t", rank, x.shape, kernel, 1, padding, 1, False, True)
+        check_maxima(x, w, True)
+        if dtype.is_floating_point and values != "special":
+            check_averages(x, w, True, for_threads)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_one_nan_in_a_tile(dtype):
+    """Wherever it is, every window that holds it is NaN."""
+    for padding in (0, 1):
+        for at in itertools.product(range(6), range(7)):
+            x = sample((1, 32, 6, 7), dtype, "normal", 1)
+            x[0, 5, at[0], at[1]] = math.nan
+            x = x.contiguous(memory_format=torch.channels_last)
+            w = window.fixed("t", 2, x.shape, 3, 1, padding, 1, False, True)
+            check_maxima(x, w, True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.uint8])
+@pytest.mark.parametrize("stride", [2, 3, 4, 5])
+@pytest.mark.parametrize("planes", [(1, 3), (2, 32), (7, 11), (5, 64)])
+def test_short_rows_that_windows_cut(planes, stride, dtype, for_threads):
+    """Several of them are one row."""
+    for kernel, out in itertools.product((2, stride), (1, 3, 8, 31)):
+        for extents, k, s in (
+            ((out * stride,), kernel, stride),
+            ((out * stride, 17), (kernel, 1), (stride, 1)),
+        ):
+            x = sample((*planes, *extents), dtype, "relu", out)
+            w = window.fixed("t", len(extents), x.shape, k, s, 0, 1, False, True)
+            check_maxima(x, w, False)
+            if dtype.is_floating_point:
+                check_averages(x, w, False, for_threads)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.uint8])
+@pytest.mark.parametrize("size", [35, 40, 44, 73, 130])
+def test_last_strips_together(size, dtype, for_threads):
+    """Rows that end in few outputs: two planes share the last vector."""
+    for planes, padding in itertools.product((1, 2, 5, 16), (0, 1)):
+        for values in ("relu", "special" if dtype.is_floating_point else "extreme"):
+            x = sample((1, planes, 9, size), dtype, values, size)
+            w = window.fixed("t", 2, x.shape, 3, 2, padding, 1, False, True)
+            check_maxima(x, w, False)
+            if dtype.is_floating_point and values == "relu":
+                check_averages(x, w, False, for_threads)
