@@ -87,7 +87,7 @@ void forward_direct(const T* x, const Result<F, T>& result, const Window& w, int
 
 template <class F, class T>
 void forward_strips(const T* x, const Result<F, T>& result, const Window& w, int64_t planes) {
-  const int64_t group = planes_together<typename F::V>(w);
+  const int64_t group = planes > 1 ? planes_together<typename F::V>(w) : 1;
   const int64_t groups = (planes + group - 1) / group;
   int64_t rows = strip_rows<T>(w);
   const int64_t threads = torch::stable::get_num_threads();
@@ -96,7 +96,7 @@ void forward_strips(const T* x, const Result<F, T>& result, const Window& w, int
   rows = (w.h.out + parts - 1) / parts;
   const int64_t cost = group * rows * (w.w.out + kLanes<typename F::V>)*w.w.kernel / 2;
   parallel(groups * parts, cost, [&](int64_t item, int64_t stop) {
-    StripPool<F, T> strips(x, planes, w, result);
+    StripPool<F, T> strips(x, planes, w, result, int(group));
     std::optional<RowPool<T, typename F::Full, true>> full;
     for (; item < stop; ++item) {
       const int64_t plane = item / parts * group, h0 = item % parts * rows;

@@ -55,7 +55,7 @@ class SlicePool {
       : x_(x), w_(w), slice_(in_slices(w)), result_(result), room_(rows * w.w.out) {
     const int64_t all = w.d.kernel * room_ + N;  // vectors are read beyond the last slice
     pooled_ = {values_.reserve(all), {offsets_.reserve(all), ScalarType::Byte}, nullptr};
-    strips_.emplace(x, planes * w.d.size, slice_, pooled_);
+    strips_.emplace(x, planes * w.d.size, slice_, pooled_, 1);
   }
 
   // The outputs [d0, d1) and rows [h0, h1) of a block.

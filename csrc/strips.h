@@ -13,7 +13,8 @@
 // row) and at its two ends (rows above and below the plane). The last strip of a row overlaps the
 // one before. A row shorter than a vector is one strip: what its vector spills is written again by
 // the next row. Of rows less than half as long, two planes share a vector, or four or eight. So
-// they do if the last strip is that short: it goes first then, and the others write what it spills.
+// they do in small planes of 3/2 if the last strip is that short: it goes first then, and the
+// others write what it spills.
 //
 // Cells are watched for NaN while they are read, and results for the least value there is, which
 // padding could have given; where something special is met, rows.h does the block again.
@@ -61,7 +62,7 @@ constexpr int64_t kStripBytes = 24 << 10;  // of the cells of a block: the first
 
 // How many planes share the vector of a row's last outputs: as many as have room there. (With 3/2
 // the cell after the last output is needed too.) Behind other vectors it is only worth it for 3/2,
-// in planes that are one block: measured.
+// in planes that fit a block: measured.
 template <class V>
 int planes_together(const Window& w) {
   const int64_t rest = w.w.out % kLanes<V>;
@@ -93,12 +94,13 @@ class StripPool {
   static constexpr bool kPairs = R::kSums && std::is_same_v<T, BFloat16>;
 
  public:
-  StripPool(const T* x, int64_t planes, const Window& w, const Result<F, T>& result)
+  // Blocks are of so many planes: one, or as many as share a vector (planes_together).
+  StripPool(const T* x, int64_t planes, const Window& w, const Result<F, T>& result, int together)
       : x_(x),
         end_(x + planes * w.cells()),
         w_(w),
         result_(result),
-        together_(planes_together<V>(w)),
+        together_(together),
         far_(is_far<T>(planes * w.cells())) {
     const Axis& a = w.w;
     if (together_ > 1) add_strip(a.out / N * N, together_);

@@ -9,6 +9,9 @@
 //   . . . . . .          along   abc bcd cde def     meet what the two rows above gave
 // clang-format on
 //
+// So four columns do; one has 18 loads for 4 windows, not 36, and reads cells as they lie in
+// memory.
+//
 // Cells meet as in any other scheme: along the row, then down the rows. No loop knows of edges: for
 // a cell that is not there a sum reads zeros, and a maximum its neighbour, which is in the window
 // too, by that neighbour's number.
@@ -24,12 +27,15 @@ inline bool has_tiles(const Axis& a) {
          a.start(a.out - 1) < a.size;
 }
 
-inline bool has_tiles(const Window& w) { return has_tiles(w.h) && has_tiles(w.w); }
+// Windows of one slice: others share what is reduced along the rows of slices.
+inline bool has_tiles(const Window& w) {
+  return w.d.kernel == 1 && has_tiles(w.h) && has_tiles(w.w);
+}
 
 // So many outputs are found together: of one column, so that cells are read as they lie, or of more
 // if a cell must be converted every time that it is read.
 constexpr int kTileRows = 4;
-template <class R, bool Pairs, class C>
+template <class R, class C>
 constexpr int kTileColumns = std::is_same_v<C, typename R::Value>           ? 1
                              : kVectorBytes < 64 || R::kSums || R::kOffsets ? 2
                                                                             : 4;
@@ -53,7 +59,7 @@ template <class R, bool Pairs, bool Watches, class C, class D, class O, class F>
   using V = typename R::Value;
   using L = typename R::Lane;
   using LV = typename LaneVector<L>::type;
-  constexpr int H = kTileRows, G = kTileColumns<R, Pairs, C>, P = R::kSums ? kParts<Pairs> : 1;
+  constexpr int H = kTileRows, G = kTileColumns<R, C>, P = R::kSums ? kParts<Pairs> : 1;
   constexpr int64_t kStep = P * kLanes<V>;
   constexpr bool kOfKeys = kKeys<V, C>;
   constexpr bool kAdds = Watches && std::is_same_v<C, V> && std::is_floating_point_v<V>;

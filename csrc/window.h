@@ -251,7 +251,7 @@ inline void join_channels(Runs& r, int64_t least) {
 // where neighbouring cells are parted by vectors.
 inline int64_t rows_in_one(const Axis& a, int64_t rows, int64_t run) {
   if (!a.tiles() || a.out == 0 || (run == 1 && a.stride != 2 && a.stride != 4)) return 1;
-  int64_t some = std::max<int64_t>(1, (run == 1 ? 1024 : 32) / a.out);
+  int64_t some = std::max<int64_t>(1, std::min(rows, (run == 1 ? 1024 : 32) / a.out));
   while (rows % some != 0) --some;
   return some;
 }

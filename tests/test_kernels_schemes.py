@@ -204,6 +204,27 @@ def test_tiles(extents, padding, dtype, for_threads):
             check_averages(x, w, True, for_threads)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.uint8])
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize(
+    ("extents", "kernel", "padding", "dilation"),
+    [
+        ((1, 8, 8), 3, 1, 1),
+        ((2, 5, 7), (2, 3, 3), 1, 1),
+        ((2, 6, 6), 3, (2, 1, 1), (2, 1, 1)),
+        ((5, 4, 6), 3, 1, 1),
+    ],
+)
+def test_one_slice_of_several(extents, kernel, padding, dilation, last, dtype, for_threads):
+    """Windows of several slices of which one is real, and not the first: offsets count them all."""
+    x = sample((2, 64, *extents), dtype, "relu", 1)
+    x = x.contiguous(memory_format=torch.channels_last_3d) if last else x
+    w = window.fixed("t", 3, x.shape, kernel, 1, padding, dilation, False, True)
+    check_maxima(x, w, last)
+    if dtype.is_floating_point:
+        check_averages(x, w, last, for_threads)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_one_nan_in_a_tile(dtype):
     """Wherever it is, every window that holds it is NaN."""
