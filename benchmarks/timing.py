@@ -77,7 +77,7 @@ def in_turns(
     seconds: float,
     warm_up: float = 0.02,
     most_rounds: int = 100,
-    least_rounds: int = 1,
+    least_rounds: int = 3,
     pools: Mapping[str, str] | None = None,
 ) -> Rounds:
     """Seconds per call of each run: one number per round, the median of its samples in that round.
@@ -86,8 +86,9 @@ def in_turns(
     for two milliseconds and one at least, so that it finds its own threads awake and its own data
     in the caches, and then some samples; a slow one fewer. Where the next contestant has other
     threads (``pools`` names them), those of the last one are given the time to fall asleep: they
-    spin for up to a second after their work. At least 5 rounds, or 3 if a round takes above 0.3 s,
-    or one above 1 s; then as many as fit into `seconds`.
+    spin for up to a second after their work. At least 5 rounds, or 3 if a round takes above 0.3 s:
+    a single one has no range, and would settle by chance who is faster. Then as many as fit into
+    `seconds`.
     """
     pools = pools or {}
     with no_collection():
@@ -102,7 +103,7 @@ def in_turns(
         slowest = max(sample.values())
         samples = {name: min(MOST_SAMPLES, max(1, int(slowest / sample[name]))) for name in runs}
         length = sum(sample[name] * samples[name] for name in runs)
-        least = max(least_rounds, 5 if length < 0.3 else 3 if length < 1 else 1)
+        least = max(least_rounds, 5 if length < 0.3 else 3)
         rounds: Rounds = {name: [] for name in runs}
         deadline = time.perf_counter() + seconds
         for count in range(most_rounds):

@@ -19,6 +19,13 @@ using torch::headeronly::MemoryFormat;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
+// The axes of a tensor from the innermost in memory to the outermost: of channels-last C, W, H,
+// (D,) N.
+inline int64_t axis_in_memory(int64_t i, int64_t dim, bool channels_last) {
+  if (!channels_last) return dim - 1 - i;
+  return i == 0 ? 1 : (i == dim - 1 ? 0 : dim - i);
+}
+
 // Whether the strides order the axes as channels-last does: torch's suggest_memory_format, which
 // the stable ABI lacks. Ambiguous strides (C == 1 or H == W == 1) must be read as torch reads them.
 inline bool suggests_channels_last(const Tensor& t) {
@@ -29,7 +36,7 @@ inline bool suggests_channels_last(const Tensor& t) {
   int64_t least = 0;
   if (strides[1] == 0) return false;
   for (int64_t i = 0; i < dim; ++i) {
-    const int64_t axis = i == 0 ? 1 : (i == dim - 1 ? 0 : dim - i);  // C, W, H, (D,) N
+    const int64_t axis = axis_in_memory(i, dim, true);
     if (sizes[axis] == 0 || strides[axis] < least) return false;
     if (axis == 0 && least == strides[1]) return false;
     least = strides[axis] * (sizes[axis] > 1 ? sizes[axis] : 1);
@@ -57,9 +64,23 @@ inline Planes planes_of(Tensor t, bool channels_last, int rank) {
   return {std::move(t), run == 0 ? 0 : planes / run, run};
 }
 
+inline bool is_dense(const Tensor& t, bool channels_last) {
+  if (!channels_last) return t.is_contiguous();
+  const auto sizes = t.sizes(), strides = t.strides();
+  const auto dim = int64_t(sizes.size());
+  for (int64_t i = 0, stride = 1; i < dim; ++i) {
+    const auto axis = size_t(axis_in_memory(i, dim, true));
+    if (sizes[axis] == 1) continue;
+    if (sizes[axis] == 0 || strides[axis] != stride) return false;
+    stride *= sizes[axis];
+  }
+  return true;
+}
+
 // `t` itself if it is dense in the format, else a copy of it.
 inline Planes dense(const Tensor& t, bool channels_last, int rank) {
-  if (!channels_last && t.is_contiguous()) return planes_of(t, false, rank);  // no dispatcher
+  // The dispatcher would double the cost of a call on a tiny tensor.
+  if (is_dense(t, channels_last)) return planes_of(t, channels_last, rank);
   return planes_of(torch::stable::contiguous(t, format_of(channels_last, t.dim())), channels_last,
                    rank);
 }
@@ -79,23 +100,21 @@ inline Planes empty_planes(const Tensor& like, const int64_t* extents, int rank,
   const auto dim = int64_t(old_sizes.size());
   for (int64_t i = 0; i < dim; ++i)
     sizes[i] = i < dim - rank ? old_sizes[size_t(i)] : extents[i - (dim - rank)];
-  if (channels_last) {
-    Tensor t = torch::stable::empty({sizes, size_t(dim)}, dtype, std::nullopt, std::nullopt,
-                                    std::nullopt, format_of(true, dim));
-    return planes_of(std::move(t), true, rank);
-  }
-  // The dispatcher would double the cost of a call on a tiny tensor.
+  // Strides as torch gives them. (By way of the dispatcher, torch::stable::empty takes longer.)
   int64_t strides[5];
-  for (int64_t i = dim - 1, stride = 1; i >= 0; stride *= std::max<int64_t>(1, sizes[i--])) {
-    strides[i] = stride;
-    STD_TORCH_CHECK(stride <= INT64_MAX / 16 / std::max<int64_t>(1, sizes[i]),
+  for (int64_t i = 0, stride = 1; i < dim; ++i) {
+    const int64_t axis = axis_in_memory(i, dim, channels_last);
+    const int64_t size = channels_last ? sizes[axis] : std::max<int64_t>(1, sizes[axis]);
+    strides[axis] = stride;
+    STD_TORCH_CHECK(stride <= INT64_MAX / 16 / std::max<int64_t>(1, size),
                     "poolkit: the result has more elements than memory can address");
+    stride *= size;
   }
   AtenTensorHandle handle;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(dim, sizes, strides, int32_t(dtype),
                                                          aoti_torch_device_type_cpu(), 0, &handle));
   Tensor t(handle);
-  return planes_of(std::move(t), false, rank);
+  return planes_of(std::move(t), channels_last, rank);
 }
 
 // (C, D, H, W) is a 4-D tensor without a batch: it may look channels-last, but its axis 1 is no
