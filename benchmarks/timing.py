@@ -86,9 +86,9 @@ def in_turns(
     for two milliseconds and one at least, so that it finds its own threads awake and its own data
     in the caches, and then some samples; a slow one fewer. Where the next contestant has other
     threads (``pools`` names them), those of the last one are given the time to fall asleep: they
-    spin for up to a second after their work. At least 5 rounds, or 3 if a round takes above 0.3 s:
-    a single one has no range, and would settle by chance who is faster. Then as many as fit into
-    `seconds`.
+    spin for up to a second after their work. At least 5 rounds, or ``least_rounds`` if one takes
+    above 0.3 s (a single one has no range, and would settle by chance who is faster); then as many
+    as fit into `seconds`.
     """
     pools = pools or {}
     with no_collection():
@@ -103,7 +103,7 @@ def in_turns(
         slowest = max(sample.values())
         samples = {name: min(MOST_SAMPLES, max(1, int(slowest / sample[name]))) for name in runs}
         length = sum(sample[name] * samples[name] for name in runs)
-        least = max(least_rounds, 5 if length < 0.3 else 3)
+        least = max(least_rounds, 5) if length < 0.3 else least_rounds
         rounds: Rounds = {name: [] for name in runs}
         deadline = time.perf_counter() + seconds
         for count in range(most_rounds):

@@ -172,6 +172,14 @@ def test_contestants_with_the_same_threads_follow_each_other(benchmarks, monkeyp
     assert 5 <= len(waits) <= 6  # one per round and one in the warm-up, none between rounds
 
 
+@pytest.mark.parametrize(("seconds", "rounds"), [(0.1, 5), (0.5, 3), (2.0, 3)])
+def test_slow_contestants_run_several_times_too(benchmarks, monkeypatch, seconds, rounds):
+    """One round has no range: who is faster would be settled by chance."""
+    timing = benchmarks("timing")
+    monkeypatch.setattr(timing, "_time", lambda run, repeats: seconds)
+    assert timing.in_turns({"slow": lambda: None}, seconds=0.0) == {"slow": [seconds] * rounds}
+
+
 AVERAGES = [("1x1x35x35", (3, 1, 1)), ("1x1x55x55", (2, 2, 0, True, False)),
             ("1x1x9x10", (3, 2, 1, True, True)), ("1x1x9x10", (3, 2, 1, True, False))]  # fmt: skip
 
