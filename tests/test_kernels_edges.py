@@ -27,6 +27,35 @@ def test_gradients_of_averages_begin_with_positive_zero(kernel, shape, dtype):
         assert not native.avg_pool_backward(g, window.pack(w, last)).signbit().any()
 
 
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        (2, 5, 4, 3),
+        (2, 1, 4, 3),
+        (2, 5, 1, 1),
+        (0, 3, 4, 5),
+        (2, 0, 4, 3),
+        (2, 5, 3, 4, 6),
+        (2, 1, 3, 4, 6),
+        (0, 5, 1, 1, 1),
+    ],
+)
+def test_strides_of_channels_last_results(sizes):
+    """They are torch's, where a size of 0 or 1 leaves them open too."""
+    last = torch.channels_last if len(sizes) == 4 else torch.channels_last_3d
+    expected = torch.empty(sizes, memory_format=last).stride()
+    w = window.fixed("t", len(sizes) - 2, (1, 1, *sizes[2:]), 1, 1, 0, 1, False, True)
+    for layout in (torch.contiguous_format, last):
+        g = torch.randn(sizes).to(memory_format=layout)
+        offsets = torch.zeros(sizes, dtype=torch.uint8).to(memory_format=layout)
+        for result in (
+            native.avg_pool_backward(g, window.pack(w, True)),
+            native.scatter(g, offsets, window.pack(w, True)),
+        ):
+            assert result.stride() == expected
+            assert_bit_equal(result, g)
+
+
 @pytest.mark.parametrize("channels", [64, 72, 100])
 def test_nan_of_half_averages_is_one_in_every_scheme(channels):
     """As torch writes it, without a sign."""
