@@ -1,4 +1,5 @@
-// Strips: the forward scheme for the windows of networks, 2/2, 3/1 and 3/2, over contiguous planes.
+// Strips: the forward scheme for the windows of networks, 2/1, 2/2, 3/1 and 3/2, over contiguous
+// planes.
 //
 // clang-format off
 //   row 0   a b c d e f ...   N neighbouring windows along the row: with stride 1 the vectors that
@@ -16,8 +17,9 @@
 // they do in small planes of 3/2 if the last strip is that short: it goes first then, and the
 // others write what it spills.
 //
-// Cells are watched for NaN while they are read, and results for the least value there is, which
-// padding could have given; where something special is met, rows.h does the block again.
+// Cells are watched for NaN while they are read, and results (but bytes beside offsets) for the
+// least value there is, which padding could have given; where something special is met, rows.h does
+// the block again.
 #pragma once
 
 #include "ahead.h"
@@ -28,7 +30,7 @@ namespace poolkit {
 
 // The kernel and the stride that both axes have.
 constexpr bool has_strips(int64_t kernel, int64_t stride) {
-  return (kernel == 2 && stride == 2) || (kernel == 3 && (stride == 1 || stride == 2));
+  return (kernel == 2 || kernel == 3) && (stride == 1 || stride == 2);
 }
 
 template <class F>
@@ -40,8 +42,8 @@ constexpr int kLeastLanes = 8;
 template <class V>
 constexpr int kMostTogether = kLanes<V> > kLeastLanes ? kLanes<V> / kLeastLanes : 1;
 
-// All windows of these kinds: rows much shorter than a vector share it. `beyond`: whether the input
-// is so large (ahead.h).
+// Windows of these kinds: rows much shorter than a vector share it. `beyond`: whether the input is
+// so large (ahead.h).
 template <class F>
 bool suits_strips(const Window& w, bool beyond) {
   const Axis &a = w.w, &h = w.h;
@@ -50,11 +52,11 @@ bool suits_strips(const Window& w, bool beyond) {
   const auto plain = [](const Axis& axis) {
     return axis.dilation == 1 && std::max(axis.before, axis.after) < axis.kernel;
   };
-  // Long rows that share nothing are read as they lie in memory: direct.h. How long they have to be
-  // is measured.
+  // Long rows that share nothing, or one cell with the next, are read as they lie in memory:
+  // direct.h. How long they have to be is measured.
   beyond &= kVectorBytes == 64;
   const int64_t least = F::Plain::kOffsets ? (beyond ? 96 : INT64_MAX) : beyond ? 48 : 96;
-  const bool streams = a.kernel == a.stride && a.out >= least;
+  const bool streams = a.kernel == 2 && a.out >= (a.stride == 1 ? 96 : least);
   return plain(a) && plain(h) && !streams;
 }
 
@@ -92,6 +94,8 @@ class StripPool {
   static constexpr int N = kLanes<V>, kMost = kMostTogether<V>;
   // Cells that come as even and odd ones (convert.h); others are put in order when all has joined.
   static constexpr bool kPairs = R::kSums && std::is_same_v<T, BFloat16>;
+  // Bytes beside offsets are compared as wider integers: padding lies below every one of them.
+  static constexpr bool kBelow = R::kOffsets && sizeof(T) == 1;
 
  public:
   // Blocks are of so many planes: one, or as many as share a vector (planes_together).
@@ -121,10 +125,10 @@ class StripPool {
   // `plane`. The result begins with value `origin`. False if something special was met.
   bool operator()(const Block& b, int64_t row, int64_t plane, int64_t origin = 0) {
     special_ = Watched{};
-    if (w_.w.kernel == 2)
-      pool<2, 2>(b, row, plane, origin);
-    else
-      w_.w.stride == 1 ? pool<3, 1>(b, row, plane, origin) : pool<3, 2>(b, row, plane, origin);
+    const auto go = [&]<int K>() {
+      w_.w.stride == 1 ? pool<K, 1>(b, row, plane, origin) : pool<K, 2>(b, row, plane, origin);
+    };
+    w_.w.kernel == 2 ? go.template operator()<2>() : go.template operator()<3>();
     return R::kSums || !special_.any();
   }
 
@@ -232,7 +236,10 @@ class StripPool {
       const T* cells[P];
       for (int p = 0; p < P; ++p) cells[p] = real ? first[p] + r * line : none;
       for (int p = 0; p < P; ++p) fetch<N / P * S>(first[p] + r * line + ahead);
-      return along<K, S, Edge>(cells, strip.real, special);
+      Part part = along<K, S, Edge>(cells, strip.real, special);
+      if constexpr (kBelow)
+        if (!real) part.v = splat(nothing());
+      return part;
     };
     Output<P> out(*this, places, strip);
     [[maybe_unused]] const bool padded = Edge || padded_;
@@ -253,7 +260,7 @@ class StripPool {
       if constexpr (R::kSums)
         if (divisors)
           all.v = divisors->quotients(all.v, splat(row_divisors[oh]) * load(strip.divisors));
-      if constexpr (R::kOffsets)
+      if constexpr (R::kOffsets && !kBelow)
         if (padded) special.equal(all.v, splat(convert<V>(lowest<T>())));
       out.put(all);
       POOLKIT_UNROLL

@@ -229,6 +229,9 @@ def test_nothing_outside_the_input_is_read(width, offset, dtype):
             if dtype.is_floating_point:
                 results += [native.avg_pool(view, w.packed), native.lp_pool(view, 2.0, w.packed)]
                 results += [native.scatter(values, offsets, w.packed)]
+        if dtype.is_floating_point:
+            w = window.adaptive("t", 2, shape, (3, 7), True)
+            results += [native.avg_pool(view, w.packed), native.lp_pool(view, 2.0, w.packed)]
     half = len(results) // 2
     for one, other in zip(results[:half], results[half:], strict=True):
         assert torch.equal(one, other)
@@ -274,7 +277,7 @@ def test_long_rows(stride, values, dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.uint8])
-@pytest.mark.parametrize(("kernel", "stride"), [(2, 2), (3, 1), (3, 2)])
+@pytest.mark.parametrize(("kernel", "stride"), [(2, 1), (2, 2), (3, 1), (3, 2)])
 def test_strips(kernel, stride, dtype):
     """Rows of every length around a register, of one plane and of several, whole and in parts."""
     rng = random.Random(f"{kernel} {stride} {dtype}")
