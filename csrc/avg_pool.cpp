@@ -2,16 +2,17 @@
 //
 // Forward: sums by the scheme of forward.h in a type wide enough, then one division per output.
 // Backward, a cell adds the divided gradients of the outputs that hold it: along whole rows
-// (spread.h), by vectors of planes or channels (adjoint.h), as a pooling by windows turned about,
-// or row by row: the gradient rows of all outputs that hold an input row are added up, then every
-// cell of it adds the columns that hold it. Always in a fixed order: the same bits for any number
-// of threads.
+// (spread.h, few_outputs.h), by vectors of planes or channels (adjoint.h), as a pooling by windows
+// turned about, or row by row: the gradient rows of all outputs that hold an input row are added
+// up, then every cell of it adds the columns that hold it. Always in a fixed order: the same bits
+// for any number of threads.
 #include <optional>
 #include <utility>
 #include <vector>
 
 #include "adjoint.h"
 #include "backward.h"
+#include "few_outputs.h"
 #include "fill.h"
 #include "forward.h"
 #include "operators.h"
@@ -299,6 +300,12 @@ Tensor avg_pool_backward(const Tensor& g, const Window& window) {
     } else if (turns(w.d) && turns(w.h) && turns(w.w) && w.taps() > 1 &&
                (common_divisor(w) || std::is_same_v<T, Wide<T>>)) {
       avg_backward_turned(from, to, w, planes, run);
+    } else if (run == 1 && w.d.identity() && FewOutputAdjoint<T>::suits(w)) {
+      if constexpr (std::is_same_v<Wide<T>, float>) {
+        Window slices = w;
+        slices.d = Axis{};
+        FewOutputAdjoint<T>(from, to, slices, planes * w.d.size)();
+      }
     } else if (run == 1 && spreads<Wide<T>>(w)) {
       Spread<T>(from, to, w, planes)();
     } else if (outputs_per_cell(w) <= 16 &&

@@ -3,8 +3,9 @@
 // - Cells of many channels fill registers as they are: lanes.h. (Channels-last, or planes whose
 //   innermost axes have no windows of their own.)
 // - Small windows that give as many outputs as cells take a contiguous plane for one row: flat.h.
-// - The windows of networks, 2/2, 3/1 and 3/2, go down contiguous planes in strips: strips.h.
+// - The windows of networks, 2/1, 2/2, 3/1 and 3/2, go down contiguous planes in strips: strips.h.
 // - Those of three axes are pooled slice by slice so, and then down the slices: slices.h.
+// - Adaptive averages in float whose rows of outputs fit a register: few_outputs.h, with AVX2.
 // - Long rows of other small windows are read where they lie: direct.h.
 // - Other long rows, and large windows, are staged first: rows.h.
 // - Other small planes are turned into lanes: lane_planes.h. So are planes of large maxima, where
@@ -21,6 +22,7 @@
 #include <optional>
 
 #include "direct.h"
+#include "few_outputs.h"
 #include "flat.h"
 #include "long_runs.h"
 #include "slices.h"
@@ -430,6 +432,8 @@ void forward(const T* x, const Result<F, T>& result, const Window& w, int64_t pl
       if (suits_flat<F>(w, all)) return forward_flat<F>(x, result, slices, all);
       if (suits_strips<F>(slices, is_beyond<T>(planes * w.cells())))
         return forward_strips<F>(x, result, slices, all);
+      if constexpr (F::Plain::kSums && std::is_same_v<typename F::V, float>)
+        if (sums_few_outputs(slices)) return forward_few_outputs<F>(x, result, slices, all);
     }
   if constexpr (kHasSlices<F, T>)
     if (run == 1 && suits_slices<F>(w)) return forward_slices<F>(x, result, w, planes);

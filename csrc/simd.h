@@ -336,6 +336,37 @@ template <class V>
   return next_lane<V>(v, std::make_integer_sequence<int, kLanes<V>>());
 }
 
+// ---- any order ----
+
+#if defined(__AVX2__)
+// Lanes of a vector of floats in any order, and 0 where nothing is taken.
+struct Order {
+  Vec<int32_t> from{};
+#if defined(__AVX512F__)
+  uint16_t taken = 0;
+#else
+  Vec<int32_t> taken{};
+#endif
+
+  void take(int lane, int from_lane) {
+    from[lane] = from_lane;
+#if defined(__AVX512F__)
+    taken = uint16_t(taken | 1u << lane);
+#else
+    taken[lane] = -1;
+#endif
+  }
+  [[gnu::always_inline]] Vec<float> operator()(const Vec<float>& v) const {
+#if defined(__AVX512F__)
+    return Vec<float>(_mm512_maskz_permutexvar_ps(taken, __m512i(from), __m512(v)));
+#else
+    const __m256 moved = _mm256_permutevar8x32_ps(__m256(v), __m256i(from));
+    return Vec<float>(Vec<int32_t>(moved) & taken);
+#endif
+  }
+};
+#endif
+
 // ---- transposition ----
 
 // Elements whose number has bit S clear come from the first vector, the others from the second:

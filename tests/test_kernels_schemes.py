@@ -265,3 +265,39 @@ def test_last_strips_together(size, dtype, for_threads):
             check_maxima(x, w, False)
             if dtype.is_floating_point and values == "relu":
                 check_averages(x, w, False, for_threads)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("values", ["normal", "special"])
+def test_rows_of_few_outputs(values, dtype, for_threads):
+    """Adaptive averages of contiguous planes, around the sizes that fill vectors, both ways.
+
+    The bits are those of other schemes: of channels, and of one plane.
+    """
+    rng = random.Random(f"{values} {dtype}")
+    for width in (3, 7, 8, 9, 13, 15, 16, 17, 20, 23, 24, 25, 31, 32, 33, 47, 49, 63, 64, 65):
+        for out in {2, rng.randint(2, 6), 7, 8, 9, rng.choice((15, 16, 17, width - 1))}:
+            depth = rng.choice(((), (), (3,)))  # an axis without windows
+            height = rng.randint(2, 12)
+            x = sample((2, rng.choice((1, 3, 20)), *depth, height, width), dtype, values, width)
+            rank, sizes = x.dim() - 2, (*depth, rng.randint(1, height + 1), out)
+            w = window.adaptive("t", rank, x.shape, sizes, True)
+            check_averages(x, w, False, for_threads)
+            one = window.adaptive("t", rank, x[:1].shape, sizes, True)
+            averages = native.avg_pool(x, w.packed)
+            assert_bit_equal(native.avg_pool(x[1:], one.packed), averages[1:], f"one of {w}")
+            g = sample(tuple(averages.shape), dtype, values, out)
+            back = for_threads(lambda g=g, w=w: native.avg_pool_backward(g, w.packed))
+            assert_bit_equal(back[1], back[0], f"gradients of {w}")
+            assert_bit_equal(back[2], back[0], f"gradients of {w}")
+            assert_bit_equal(native.avg_pool_backward(g[1:], one.packed), back[0][1:])
+            exact = reference.avg_pool_backward(g, w, False)
+            torch.testing.assert_close(back[0], exact, equal_nan=True)
+            if values == "normal":
+                laid, packed = {"memory_format": LAST[rank]}, window.pack(w, True)
+                of_channels = native.avg_pool(x.contiguous(**laid), packed)
+                assert_bit_equal(of_channels, averages, f"channels of {w}")
+                of_channels = native.avg_pool_backward(g.contiguous(**laid), packed)
+                assert_bit_equal(of_channels, back[0], f"gradients of channels of {w}")
+                norms = native.lp_pool(x, 2.0, w.packed)
+                torch.testing.assert_close(norms, reference.lp_pool(x, 2.0, w, False))
