@@ -302,8 +302,7 @@ Tensor avg_pool_backward(const Tensor& g, const Window& window) {
       avg_backward_turned(from, to, w, planes, run);
     } else if (run == 1 && w.d.identity() && FewOutputAdjoint<T>::suits(w)) {
       if constexpr (std::is_same_v<Wide<T>, float>) {
-        Window slices = w;
-        slices.d = Axis{};
+        const Window slices = in_slices(w);
         FewOutputAdjoint<T>(from, to, slices, planes * w.d.size)();
       }
     } else if (run == 1 && spreads<Wide<T>>(w)) {

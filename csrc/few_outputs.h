@@ -191,9 +191,7 @@ class FewOutputAdjoint {
         put_in_order(g_ + plane * w_.outputs(), ordered.get());
         T* const to = out_ + plane * w_.cells();
         const T* const stop = out_ + end * w_.cells();
-        if (held_ == 1)
-          add<1>(ordered.get(), to, stop);
-        else if (held_ == 2)
+        if (held_ == 2)
           add<2>(ordered.get(), to, stop);
         else
           add<3>(ordered.get(), to, stop);
@@ -263,7 +261,7 @@ class FewOutputAdjoint {
   const int64_t planes_;
   const Divisors<V> divisors_;
   const int64_t vectors_;  // of a row of cells
-  int64_t held_ = 1;       // the most outputs of a row that hold a cell
+  int64_t held_ = 2;       // the most outputs of a row that hold a cell; such windows overlap
   std::vector<V> divisor_of_row_;
   std::vector<Held> held_rows_;
   std::vector<Order> orders_;

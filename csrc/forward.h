@@ -425,8 +425,7 @@ void forward(const T* x, const Result<F, T>& result, const Window& w, int64_t pl
     }
   if constexpr (kHasStrips<F>)
     if (run == 1 && w.d.identity()) {
-      Window slices = w;  // an axis without windows of its own only makes more planes
-      slices.d = Axis{};
+      const Window slices = in_slices(w);
       const int64_t all = planes * w.d.size;
       if (suits_groups<F>(w, all)) return forward_planes<F>(x, result, slices, all, 1);
       if (suits_flat<F>(w, all)) return forward_flat<F>(x, result, slices, all);

@@ -34,8 +34,7 @@ bool suits_slices(const Window& w) {
     return false;
   if (std::max(d.before, d.after) >= d.kernel || w.w.kernel < 3) return false;
   if (F::Plain::kOffsets && w.w.out < 24) return false;
-  Window slice = w;
-  slice.d = Axis{};
+  const Window slice = in_slices(w);
   using V = typename F::V;
   const bool shared = w.w.out < kLanes<V> && planes_together<V>(slice) > 1;
   return suits_strips<F>(slice, false) && !shared;
@@ -70,11 +69,6 @@ class SlicePool {
   }
 
  private:
-  static Window in_slices(Window w) {
-    w.d = Axis{};
-    return w;
-  }
-
   // The slices that a window holds are kept side by side.
   int64_t place(int64_t slice) const { return slice % w_.d.kernel * room_; }
 

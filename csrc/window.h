@@ -199,6 +199,13 @@ struct Window {
   }
 };
 
+// The windows of one slice: where the outermost axis has none of its own, it only makes more
+// planes.
+inline Window in_slices(Window w) {
+  w.d = Axis{};
+  return w;
+}
+
 // Windows over `planes` blocks of cells, each cell a run of `run` values.
 struct Runs {
   Window window;
