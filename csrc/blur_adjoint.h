@@ -62,7 +62,8 @@ class BlurAdjointRow {
                   int64_t c1, T* to, const T* to_end) {
     // Positions of the padded row: output o has position p by tap p - o * stride.
     const int64_t s = a_.stride, p0 = c0 + a_.before, p1 = c1 + a_.before;
-    const int64_t reach = (a_.kernel - 1) / s + 1, low = p0 / s - reach, high = (p1 - 1) / s + 1;
+    const int64_t reach = (a_.kernel - 1) / s + 1;
+    const int64_t low = p0 / s - reach, high = (p1 - 1) / s + 1;
     down(lines, end, low, high);
     if (s == 1) {
       along_.clear();
@@ -85,7 +86,7 @@ class BlurAdjointRow {
     } else {
       by_phases(p0, p1, low, high, to, to_end);
     }
-    fold(lines, end, c0, c1, to);
+    fold(lines, end, low, high, c0, c1, to);
   }
 
  private:
@@ -178,15 +179,26 @@ class BlurAdjointRow {
     for (int64_t i = 0; i < n; i += N) sink(i, load(from + i));
   }
 
-  void fold(const std::vector<Line<S, V>>& lines, const S* end, int64_t c0, int64_t c1, T* to) {
+  // Folded cells, from the sums of their outputs; [low, high) are there.
+  void fold(const std::vector<Line<S, V>>& lines, const S* end, int64_t low, int64_t high,
+            int64_t c0, int64_t c1, T* to) {
     for (const Folded& f : folded_) {
-      if (f.cell < c0 || f.cell >= c1 || lines.empty()) continue;
-      held_.clear();
-      for (const Link& link : f.outputs)
-        for (const Line<S, V>& line : lines)
-          held_.push_back({line.at + link.at * run_, V(link.weight) * line.weight});
+      if (f.cell < c0 || f.cell >= c1) continue;
+      const int64_t pitch = run_ + N;
+      V* other = others_.reserve(int64_t(f.outputs.size()) * pitch);
+      along_.clear();
+      for (const Link& link : f.outputs) {
+        const V* sums = sums_.get() + (link.at - low) * run_;
+        if (link.at < low || high <= link.at) {
+          std::fill_n(other, run_, V(0));
+          if (!lines.empty())
+            combine<WeightedSum>(lines, link.at * run_, run_, end, Staged<V>{other});
+          sums = other, other += pitch;
+        }
+        along_.push_back({sums, V(link.weight)});
+      }
       T* const cell = to + (f.cell - c0) * run_;
-      combine<WeightedSum>(held_, 0, run_, end, Sink<T, V>{cell, run_, cell + run_});
+      put_along(run_, cell, cell + run_);
     }
   }
 
@@ -194,9 +206,8 @@ class BlurAdjointRow {
   const Axis& a_;
   const std::vector<Folded>& folded_;
   const int64_t run_;
-  Buffer<V> sums_, phases_, row_;
+  Buffer<V> sums_, phases_, row_, others_;
   std::vector<Line<V, V>> along_, first_;
-  std::vector<Line<S, V>> held_;
 };
 
 // The adjoint, for the schemes of blur_pool.cpp.

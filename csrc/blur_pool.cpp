@@ -1,20 +1,23 @@
-// Blurs, their adjoint, and blurs of maxima: what the loops do is in blur.h, blur_adjoint.h and
-// blur_max.h. Here the scheme is chosen, for all three alike, and the work cut for the threads.
+// Blurs, their adjoint, and blurs of maxima: what the loops do is in blur.h, blur_adjoint.h,
+// blur_pairs.h and blur_max.h. Here the scheme is chosen, for all three alike, and the work cut for
+// the threads.
 //
-// - PlaneRows are read where they lie, if cells are runs that fill a register, or rows are long.
+// - Contiguous rows of stride 2, in float, of medium length go through registers (blur_pairs.h).
+// - Others are read where they lie, if cells are runs that fill a register, or rows are long.
 // - Other planes are turned into lanes (lane_planes.h), as many at once as there are.
 #include "blur.h"
 #include "blur_adjoint.h"
 #include "blur_max.h"
+#include "blur_pairs.h"
 #include "lane_planes.h"
 #include "operators.h"
 
 namespace poolkit {
 namespace {
 
-// Rows where they lie.
-template <class Op, class T>
-void by_rows(const Op& op, const T* x, T* y, int64_t planes, int64_t run) {
+// Rows where they lie. make_worker(): what puts rows of results.
+template <class Op, class T, class F>
+void by_rows(const Op& op, const T* x, T* y, int64_t planes, int64_t run, const F& make_worker) {
   const Extents in = op.in(), out = op.out();
   const int64_t threads = torch::stable::get_num_threads();
   // What strips have in common is read, or reduced, by each.
@@ -23,7 +26,7 @@ void by_rows(const Op& op, const T* x, T* y, int64_t planes, int64_t run) {
   const int64_t height = (out.h + strips - 1) / strips, line = in.w * run;
   const T* const end = x + planes * in.cells() * run;
   parallel(planes * out.d * strips, height * run * op.cost(), [&](int64_t item, int64_t stop) {
-    typename Op::template Worker<T, T> worker(op, run);
+    auto&& worker = make_worker();
     for (; item < stop; ++item) {
       const int64_t h0 = item % strips * height, h1 = std::min(out.h, h0 + height);
       const int64_t d = item / strips % out.d, plane = item / strips / out.d;
@@ -125,10 +128,14 @@ class ByLanes {
 template <class Op, class T>
 void compute(const Op& op, const T* x, T* y, int64_t planes, int64_t run) {
   if (planes == 0) return;
+  if constexpr (kHasPairs<Op, T>)
+    if (run == 1)
+      if (const Pairs<Op> pairs(op, is_far<T>(planes * op.in().cells())); pairs.suits())
+        return by_rows(op, x, y, planes, run, [&]() -> const Pairs<Op>& { return pairs; });
   if (const ByLanes<Op, T> lanes(op, planes, run); lanes.suits())
     lanes(x, y);
   else
-    by_rows(op, x, y, planes, run);
+    by_rows(op, x, y, planes, run, [&] { return typename Op::template Worker<T, T>(op, run); });
 }
 
 }  // namespace

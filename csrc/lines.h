@@ -86,7 +86,7 @@ struct Sink {
   int64_t n;
   const T* end;
 
-  void operator()(int64_t i, const Vec<V>& v) const {
+  [[gnu::always_inline]] void operator()(int64_t i, const Vec<V>& v) const {
     if (end - (to + i) >= kLanes<V>)
       write<T, V>(to + i, v);
     else

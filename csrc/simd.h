@@ -319,6 +319,23 @@ template <class V, int M>
   return first_lanes<V, M>(a, b, std::make_integer_sequence<int, kLanes<V>>());
 }
 
+// Lanes M, M + 1, ... of two vectors, one behind the other.
+template <class V, int M, int... J>
+[[gnu::always_inline]] inline Vec<V> lanes_from(const Vec<V>& a, const Vec<V>& b,
+                                                std::integer_sequence<int, J...>) {
+#ifdef __clang__
+  return __builtin_shufflevector(a, b, (J + M)...);
+#else
+  using E = std::make_signed_t<Unsigned<sizeof(V)>>;
+  return __builtin_shuffle(a, b, Vec<E>{E(J + M)...});
+#endif
+}
+
+template <class V, int M>
+[[gnu::always_inline]] inline Vec<V> lanes_from(const Vec<V>& a, const Vec<V>& b) {
+  return lanes_from<V, M>(a, b, std::make_integer_sequence<int, kLanes<V>>());
+}
+
 // Every lane takes the value of the next; the last keeps its own.
 template <class V, int... J>
 [[gnu::always_inline]] inline Vec<V> next_lane(const Vec<V>& v, std::integer_sequence<int, J...>) {

@@ -122,8 +122,8 @@ def test_same_bits_for_any_number_of_threads(keep_threads):
 
     def results():
         found = [r for seed in range(300, 312) for r in check(seed) or ()]
-        for layout in ("contiguous", "channels_last"):
-            x = laid_out(sample((1, 20, 90, 70)), layout).requires_grad_()
+        for channels, layout in ((20, "contiguous"), (1, "contiguous"), (20, "channels_last")):
+            x = laid_out(sample((1, channels, 90, 70)), layout).requires_grad_()
             found.append(F.max_blur_pool2d(x.detach(), 3, 2, 1))
             found.append(F.blur_pool2d(x, 5))
             found += torch.autograd.grad(found[-1].square().sum(), x)
@@ -135,6 +135,33 @@ def test_same_bits_for_any_number_of_threads(keep_threads):
         torch.set_num_threads(threads)
         for a, b in zip(results(), alone, strict=True):
             assert_bit_equal(a, b)
+
+
+@pytest.mark.parametrize("mode", PADDING_MODES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_same_bits_in_both_layouts(dtype, mode):
+    """Rows that stay in registers, planes as lanes, and channels add up in one order.
+
+    (The sum of no cells at all, weighted by what is below 0, is -0.)
+    """
+    rng = random.Random(1)
+    paddings = (None, 0, 3, "much")
+    for width, taps, padding in itertools.product((16, 47, 48, 63, 66), (2, 3, 4, 5), paddings):
+        if padding == "much":  # behind: many outputs hold nothing but padding
+            padding = ((1, 1), ((taps - 1) // 2, width - 1))
+        filters = [[rng.gauss(-1, 1) for _ in range(k)] for k in (rng.randint(1, 5), taps)]
+        shape = (2, 33, rng.randint(9, 24), width)
+        x = sample(shape, dtype, rng.choice(("normal", "special")), width)
+        arguments = {"filter": filters, "stride": (rng.randint(1, 3), 2), "padding": padding}
+        found = []
+        for layout in ("contiguous", "channels_last"):
+            given = laid_out(x, layout).requires_grad_()
+            y = F.blur_pool2d(given, **arguments, padding_mode=mode)
+            kind = "zeros" if taps == 3 else "normal"
+            g = laid_out(sample(tuple(y.shape), dtype, kind, taps), layout)
+            found.append((y.detach(), *torch.autograd.grad(y, given, g)))
+        for ours, other in zip(*found, strict=True):
+            assert_bit_equal(ours, other)
 
 
 @needs_kernels
@@ -153,7 +180,9 @@ def test_nothing_outside_the_input_is_read(width, dtype):
         dense = window.fixed("t", 2, shape, 3, 1, 1, 1, False, True)
         assert native.blur_pool(view, filters, w.packed).isfinite().all()
         assert native.max_blur_pool(view, filters, dense.packed, w.packed).isfinite().all()
-        whole = window.blurred("t", 2, shape, (3, 4), 1, None, "replicate")
+        before = (*shape[:2], *(stride * (size - 1) + 1 for size in shape[2:]))
+        whole = window.blurred("t", 2, before, (3, 4), stride, None, "replicate")
+        assert whole.output_shape(before) == shape
         assert native.blur_pool_backward(view, filters, whole.packed).isfinite().all()
 
 
