@@ -146,20 +146,20 @@ def test_same_bits_in_both_layouts(dtype, mode):
     """
     rng = random.Random(1)
     paddings = (None, 0, 3, "much")
-    for width, taps, padding in itertools.product((16, 47, 48, 63, 66), (2, 3, 4, 5), paddings):
-        if padding == "much":  # behind: many outputs hold nothing but padding
-            padding = ((1, 1), ((taps - 1) // 2, width - 1))
+    for width, taps, given in itertools.product((16, 47, 48, 63, 66), (2, 3, 4, 5), paddings):
+        much = ((1, 1), ((taps - 1) // 2, width - 1))  # behind: outputs hold nothing but padding
+        padding = much if given == "much" else given
         filters = [[rng.gauss(-1, 1) for _ in range(k)] for k in (rng.randint(1, 5), taps)]
         shape = (2, 33, rng.randint(9, 24), width)
         x = sample(shape, dtype, rng.choice(("normal", "special")), width)
         arguments = {"filter": filters, "stride": (rng.randint(1, 3), 2), "padding": padding}
         found = []
         for layout in ("contiguous", "channels_last"):
-            given = laid_out(x, layout).requires_grad_()
-            y = F.blur_pool2d(given, **arguments, padding_mode=mode)
+            cells = laid_out(x, layout).requires_grad_()
+            y = F.blur_pool2d(cells, **arguments, padding_mode=mode)
             kind = "zeros" if taps == 3 else "normal"
             g = laid_out(sample(tuple(y.shape), dtype, kind, taps), layout)
-            found.append((y.detach(), *torch.autograd.grad(y, given, g)))
+            found.append((y.detach(), *torch.autograd.grad(y, cells, g)))
         for ours, other in zip(*found, strict=True):
             assert_bit_equal(ours, other)
 
