@@ -196,8 +196,10 @@ void sum_runs_by(const T* p, int64_t n, int64_t count, Wide<T>* sums) {
 // The same, by as many parts as are quick; n is at least a vector.
 template <class T>
 void sum_runs(const T* p, int64_t n, int64_t count, Wide<T>* sums) {
+  // (Of short runs, 64 bytes at a time cross a line each, and the last of them are mostly old.)
+  constexpr int64_t kLeast = (kVectorBytes == 64 ? 8 : 2) * kLanes<float>;
   if constexpr (std::is_same_v<T, BFloat16>)
-    if (n >= 2 * kLanes<float>) return sum_runs_by<2>(p, n, count, sums);
+    if (n >= kLeast) return sum_runs_by<2>(p, n, count, sums);
   sum_runs_by<1>(p, n, count, sums);
 }
 
@@ -280,13 +282,17 @@ void forward_global_sums(const T* x, const Result<F, T>& result, const Window& w
   parallel(groups, n * N / 4, [&](int64_t group, int64_t stop) {
     for (; group < stop; ++group) {
       const int64_t first = group * N, count = std::min<int64_t>(N, planes - first);
-      V sums[N];
+      V sums[N] = {};
       if (n >= N)
         sum_runs(x + first * n, n, count, sums);
       else
         for (int64_t k = 0; k < count; ++k) sums[k] = sum_run(x + (first + k) * n, n);
-      for (int64_t k = 0; k < count; ++k)
-        result.y[first + k] = result.divisors ? quotient<T>(sums[k], divisor) : narrow<T>(sums[k]);
+      Vec<V> all = load(sums);
+      if (result.divisors) all = result.divisors->quotients(all, V(divisor));
+      if (count == N)
+        write<T, V>(result.y + first, all);
+      else
+        write_some<T, V>(result.y + first, all, count);
     }
   });
 }
