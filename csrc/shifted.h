@@ -19,6 +19,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "ahead.h"
 #include "cells.h"
 
 namespace poolkit {
@@ -101,6 +102,7 @@ class Shifted {
   static constexpr int N = kLanes<V>;
   static constexpr int64_t kPiece = 4096 / N;  // vectors; planes are done in such pieces
   static constexpr int kVectors = 4;
+  static constexpr int64_t kAheadBytes = 8 << 10;
 
  public:
   Shifted(const T* g, const uint8_t* offsets, T* out, const Window& w, int64_t planes)
@@ -110,7 +112,8 @@ class Shifted {
         w_(w),
         planes_(planes),
         at_once_(planes_at_once<V>(w, planes)),
-        copied_(has_short_rows(w)) {
+        copied_(has_short_rows(w)),
+        far_(is_far<T>(planes * w.outputs())) {
     find_taps();
     const size_t size = size_t(vectors(at_once_)) * taps_.size() * R::kSize;
     reached_.assign(size, R::kBits ? 0 : ~typename R::Entry(0));
@@ -196,7 +199,13 @@ class Shifted {
     }
     T* const to = out_ + plane * w_.cells();
     int64_t v = first;
-    for (; v + kVectors <= last; v += kVectors) add_vectors<kVectors>(v, g, offsets, to, end);
+    for (; v + kVectors <= last; v += kVectors) {
+      if (far_) {
+        const int64_t ahead = start + v * N + kAheadBytes / int64_t(sizeof(T));
+        fetch<kVectors * N>(g_ + ahead), fetch<kVectors * N>(offsets_ + ahead);
+      }
+      add_vectors<kVectors>(v, g, offsets, to, end);
+    }
     for (; v < last; ++v) add_vectors<1>(v, g, offsets, to, end);
   }
 
@@ -282,7 +291,7 @@ class Shifted {
   T* const out_;
   const Window& w_;
   const int64_t planes_, at_once_;  // planes that are one
-  const bool copied_;
+  const bool copied_, far_;
   std::vector<Tap> taps_;
   int64_t least_ = 0, most_ = 0;
   std::vector<typename R::Entry> reached_;  // of each vector, by each tap
