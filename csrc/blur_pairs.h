@@ -89,6 +89,22 @@ int find_pair_lines(const std::vector<Link>& links, double weight, const PlaneRo
 template <int n>
 using Number = std::integral_constant<int, n>;
 
+// Calls f(lines, how many, weights of the K taps along, sink) for rows [h0, h1) of the results of
+// slice d, which begin at `to`; none has more lines than Most.
+template <int K, int Most, class Op, class T, class F>
+[[gnu::always_inline]] inline void for_pair_rows(const Op& op, const PlaneRows<T>& rows, int64_t d,
+                                                 int64_t h0, int64_t h1, T* to, const F& f) {
+  const int64_t width = op.out().w;
+  const T* const end = to + (h1 - h0) * width;
+  float weights[K];
+  std::copy_n(op.b.w_taps, K, weights);
+  for (int64_t h = h0; h < h1; ++h, to += width) {
+    Line<T, float> lines[Most];
+    const int n = find_pair_lines(op.hs[h], op.b.d_taps[0], rows, d, lines);
+    f(lines, n, weights, Sink<T, float>{to, width, end});
+  }
+}
+
 // ---- forward ------------------------------------------------------------------------------------
 
 template <>
@@ -143,19 +159,15 @@ class Pairs<BlurForward> {
 
   template <int K, class T>
   void put(const PlaneRows<T>& rows, int64_t d, int64_t h0, int64_t h1, T* to) const {
-    const int64_t width = op_.b.w.out;
-    const T* const end = to + (h1 - h0) * width;
-    V weights[K];
-    std::copy_n(op_.b.w_taps, K, weights);
-    for (int64_t h = h0; h < h1; ++h, to += width) {
-      Line<T, V> lines[kMostPairTaps];
-      const int n = find_pair_lines(op_.hs[h], op_.b.d_taps[0], rows, d, lines);
-      const Sink<T, V> sink{to, width, end};
-      if (n == K)
-        put_row<K>(PairLines<T, Number<K>>{lines, {}}, weights, sink);
-      else
-        put_row<K>(PairLines<T, int>{lines, n}, weights, sink);
-    }
+    for_pair_rows<K, kMostPairTaps>(
+        op_, rows, d, h0, h1, to,
+        [&](const Line<T, V>* lines, int n, const V* weights, const Sink<T, V>& sink)
+            __attribute__((always_inline)) {
+              if (n == K)
+                put_row<K>(PairLines<T, Number<K>>{lines, {}}, weights, sink);
+              else
+                put_row<K>(PairLines<T, int>{lines, n}, weights, sink);
+            });
   }
 
   template <int K, class Lines, class T>
@@ -202,7 +214,7 @@ class Pairs<BlurBackward> {
   using V = float;
   static constexpr int N = kLanes<V>;
   static constexpr int64_t kLeastOutputs = N == 16 ? 24 : N;  // measured
-  static constexpr size_t kMostLines = 8;
+  static constexpr int kMostLines = 8;
 
  public:
   Pairs(const BlurBackward& op, bool) : op_(op) {
@@ -210,14 +222,13 @@ class Pairs<BlurBackward> {
     // With other padding, cells may need lanes further away.
     if (!has_pairs(op.b, kLeastOutputs, op.b.h.size) || a.before != (a.kernel - 1) / 2) return;
     suits_ = true;
-    for (int64_t h = 0; h < op.b.h.size; ++h) suits_ &= op.hs[h].size() <= kMostLines;
+    for (int64_t h = 0; h < op.b.h.size; ++h) suits_ &= op.hs[h].size() <= size_t(kMostLines);
     const int64_t rest = a.out % N;
     for (int64_t k = 0; k < rest; ++k) last_.take(int(k), int(N - rest + k));
     for (const Folded& f : op.folded) {
       folded_.push_back({f.cell, f.outputs.size()});
       for (const Link& link : f.outputs) outputs_.push_back({link.at, V(link.weight)});
     }
-    keeps_ = !folded_.empty();
   }
 
   bool suits() const { return suits_; }
@@ -231,24 +242,21 @@ class Pairs<BlurBackward> {
  private:
   template <int K, class T>
   void put(const PlaneRows<T>& rows, int64_t d, int64_t h0, int64_t h1, T* to) const {
-    const int64_t width = op_.b.w.size;
-    const T* const end = to + (h1 - h0) * width;
-    V weights[K];
-    std::copy_n(op_.b.w_taps, K, weights);
-    const Buffer<V> kept(keeps_ ? op_.b.w.out + N : 0);
-    for (int64_t h = h0; h < h1; ++h, to += width) {
-      Line<T, V> lines[kMostLines];
-      const int n = find_pair_lines(op_.hs[h], op_.b.d_taps[0], rows, d, lines);
-      const Sink<T, V> sink{to, width, end};
-      if (n == 1)
-        put_row<K>(PairLines<T, Number<1>>{lines, {}}, weights, sink, kept.get());
-      else if (n == 2)
-        put_row<K>(PairLines<T, Number<2>>{lines, {}}, weights, sink, kept.get());
-      else
-        put_row<K>(PairLines<T, int>{lines, n}, weights, sink, kept.get());
-      fold(kept.get(), to);
-    }
+    const Buffer<V> kept(keeps() ? op_.b.w.out + N : 0);
+    for_pair_rows<K, kMostLines>(
+        op_, rows, d, h0, h1, to,
+        [&](const Line<T, V>* lines, int n, const V* weights, const Sink<T, V>& sink)
+            __attribute__((always_inline)) {
+              if (n == 1)
+                put_row<K>(PairLines<T, Number<1>>{lines, {}}, weights, sink, kept.get());
+              else if (n == 2)
+                put_row<K>(PairLines<T, Number<2>>{lines, {}}, weights, sink, kept.get());
+              else
+                put_row<K>(PairLines<T, int>{lines, n}, weights, sink, kept.get());
+              fold(kept.get(), sink.to);
+            });
   }
+  bool keeps() const { return !folded_.empty(); }  // sums, for the folded cells
 
   // Sums as many lanes on.
   template <int Lanes>
@@ -281,12 +289,13 @@ class Pairs<BlurBackward> {
   [[gnu::always_inline]] void put_row(const Lines& lines, const V* weights, const Sink<T, V>& sink,
                                       V* kept) const {
     const int64_t out = op_.b.w.out;
+    const bool keeps_these = keeps();
     const auto sums = [&](int64_t i) __attribute__((always_inline)) {
       if (i >= out) return Vec<V>{};
       const int64_t from = std::min(i, out - N);
       Vec<V> v = lines(from);
       if (from < i) v = last_(v);
-      if (keeps_) store(kept + i, v);
+      if (keeps_these) store(kept + i, v);
       return v;
     };
     Vec<V> before{}, here = sums(0);
@@ -299,7 +308,7 @@ class Pairs<BlurBackward> {
       if (2 * i + N < sink.n) sink(2 * i + N, interleaved<V>(even, odd, 1));
       before = here, here = next;
     }
-    for (i += N; keeps_ && i < out; i += N) sums(i);  // outputs that lie in the padding alone
+    for (i += N; keeps_these && i < out; i += N) sums(i);  // outputs that lie in the padding alone
   }
 
   // The cells that stand in the padding too, from the sums of their outputs.
@@ -326,7 +335,7 @@ class Pairs<BlurBackward> {
   };
 
   const BlurBackward& op_;
-  bool suits_ = false, keeps_ = false;  // keeps_: sums, for the folded cells
+  bool suits_ = false;
   Order last_;
   std::vector<FoldedCell> folded_;
   std::vector<Output> outputs_;
