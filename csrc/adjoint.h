@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "ahead.h"
 #include "backward.h"
 #include "divisors.h"
 #include "lane_planes.h"
@@ -74,7 +75,8 @@ class Adjoint {
         w_(w),
         planes_(planes),
         run_(run),
-        divisors_(divisors) {}
+        divisors_(divisors),
+        far_(is_far<T>(planes * w.outputs())) {}
 
   // Shares the work out: planes as lanes, or channels as they are.
   void operator()() const {
@@ -192,6 +194,19 @@ class Adjoint {
     }
   }
 
+  // Asks for what lies some outputs behind the row's output at `at`. (What only asks would be left
+  // out, as a function without effects.)
+  template <class L, class C>
+  [[gnu::noipa]] static void fetch_ahead(const Row& row, int64_t at, int64_t width) {
+    at += kAheadBytes / int64_t(sizeof(C));
+    const C* const g = static_cast<const C*>(row.g) + at;
+    for (int64_t k = 0; k < width; k += 64 / int64_t(sizeof(C))) fetch<1>(g + k);
+    if constexpr (kChosen) {
+      const L* const taps = static_cast<const L*>(row.taps) + at;
+      for (int64_t k = 0; k < width; k += 64 / int64_t(sizeof(L))) fetch<1>(taps + k);
+    }
+  }
+
   // The sums of one row of cells, `width` values wide.
   template <int U, class L, class C, class D>
   void add_row(const Held<L, C>& held, int64_t d, int64_t h, int64_t w0, int64_t w1, int64_t width,
@@ -205,6 +220,8 @@ class Adjoint {
     });
     for (int64_t c = w0; c < w1; ++c, to += pitch) {
       const Holder *const begin = s.columns.begin(c), *const end = s.columns.end(c);
+      if (far_ && begin != end && !s.rows.empty())
+        fetch_ahead<L, C>(s.rows.back(), begin->output * held.cell, width);
       for (int64_t k = 0; k < width; k += U * N) {
         k = std::min(k, width - U * N);  // the last step overlaps the one before
         Vec<V> sum[U / P][P] = {};
@@ -327,6 +344,7 @@ class Adjoint {
   const Window& w_;
   const int64_t planes_, run_;
   const Divisors<V>* const divisors_;
+  const bool far_;
 };
 
 // Whether a comparison and an addition for each tap of a maximum take less time than one addition

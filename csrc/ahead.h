@@ -8,6 +8,7 @@
 #pragma once
 
 #include <cstdint>
+#include <utility>
 
 #include "simd.h"
 
@@ -18,14 +19,33 @@ namespace poolkit {
 // last level hardly holds is worth it.
 constexpr int64_t kFar = 8 << 20, kBeyond = 16 << 20;  // bytes
 
+// While it lives, what this thread's kernels are given is one of so many parts of a tensor.
+class InParts {
+ public:
+  explicit InParts(int64_t parts) : before_(std::exchange(parts_, parts)) {}
+  ~InParts() { parts_ = before_; }
+  InParts(const InParts&) = delete;
+  InParts& operator=(const InParts&) = delete;
+
+  static int64_t count() { return parts_; }
+
+ private:
+  static inline thread_local int64_t parts_ = 1;
+  const int64_t before_;
+};
+
 template <class T>
 bool is_far(int64_t values) {
-  return values * int64_t(sizeof(T)) > kFar;
+  return InParts::count() * values * int64_t(sizeof(T)) > kFar;
 }
 template <class T>
 bool is_beyond(int64_t values) {
-  return values * int64_t(sizeof(T)) > kBeyond;
+  return InParts::count() * values * int64_t(sizeof(T)) > kBeyond;
 }
+
+// How far ahead gradients of maxima, and their offsets, are asked for where cells ask in the order
+// of memory for the outputs that hold them.
+constexpr int64_t kAheadBytes = 8 << 10;
 
 // N values, into the second-level cache: what is at work now fills the first. Any address will do.
 template <int64_t N, class T>

@@ -10,6 +10,7 @@
 #include <cmath>
 #include <utility>
 
+#include "ahead.h"
 #include "cells.h"
 #include "fresh.h"
 
@@ -45,6 +46,7 @@ template <class T, class Put>
 void fill_pairs(const T* g, T* out, const Window& w, int64_t planes, const Put& put_pair) {
   using V = Wide<T>;
   constexpr int N = kLanes<V>;
+  const bool far = is_far<T>(planes * w.outputs());
   const int64_t tall = w.h.kernel, last = planes * w.outputs();
   // The rows of cells of one row of outputs, slice by slice of cells.
   parallel(planes * w.d.size * w.h.out, 2 * tall * w.w.out, [=, &w](int64_t item, int64_t stop) {
@@ -55,6 +57,7 @@ void fill_pairs(const T* g, T* out, const Window& w, int64_t planes, const Put& 
     // Free: vectors may be read, and written, beyond the row.
     const auto fill_row = [&]<bool Free>(int64_t at, int64_t tap) __attribute__((always_inline)) {
       for (int64_t i = 0; i < n; i += N, at += N) {
+        if (far) fetch<N>(g + at + kAheadBytes / int64_t(sizeof(T)));
         const T* from = g + at;
         T values[N];
         const bool inside = Free || at + N <= last;

@@ -15,6 +15,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "ahead.h"
 #include "cells.h"
 
 namespace poolkit {
@@ -43,6 +44,7 @@ class Halved {
         h_(w.h),
         w_(w.w),
         planes_(planes),
+        far_(is_beyond<V>(planes * w.h.size * w.w.size)),
         vectors_(((w.w.size + 1) / 2 + N - 1) / N),
         held_(size_t(w.h.size)),
         beyond_(size_t(vectors_ * K * N)) {
@@ -133,6 +135,8 @@ class Halved {
   template <int Before, int Rows>
   void add_row(const Row (&rows)[2], V* to, const V* end) const {
     for (int64_t j = 0; j < vectors_; ++j) {
+      const int64_t ahead = j * N + kAheadBytes / int64_t(sizeof(V));
+      if (far_) fetch<N>(rows[0].g + ahead), fetch<N>(rows[0].offsets + ahead);
       // Cells 2k and 2k + 1, for N numbers k: outputs that hold one are k + shift.
       Vec<V> sum[2] = {};
       POOLKIT_UNROLL
@@ -162,7 +166,9 @@ class Halved {
   const uint8_t* const offsets_;
   V* const out_;
   const Axis &h_, &w_;
-  const int64_t planes_, vectors_;
+  const int64_t planes_;
+  const bool far_;
+  const int64_t vectors_;
   std::vector<Held> held_;
   std::vector<uint8_t> beyond_;
 };

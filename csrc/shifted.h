@@ -102,7 +102,6 @@ class Shifted {
   static constexpr int N = kLanes<V>;
   static constexpr int64_t kPiece = 4096 / N;  // vectors; planes are done in such pieces
   static constexpr int kVectors = 4;
-  static constexpr int64_t kAheadBytes = 8 << 10;
 
  public:
   Shifted(const T* g, const uint8_t* offsets, T* out, const Window& w, int64_t planes)
