@@ -32,8 +32,8 @@ bool suits_slices(const Window& w) {
   const Axis& d = w.d;
   if (d.adaptive() || d.dilation > 1 || d.stride >= d.kernel || d.kernel > kMostSlices)
     return false;
-  if (std::max(d.before, d.after) >= d.kernel || w.w.kernel < 3) return false;
-  if (F::Plain::kOffsets && w.w.out < 24) return false;
+  if (std::max(d.before, d.after) >= d.kernel || (w.w.kernel < 3 && w.w.stride > 1)) return false;
+  if ((F::Plain::kOffsets || w.w.kernel < 3) && w.w.out < 24) return false;
   const Window slice = in_slices(w);
   using V = typename F::V;
   const bool shared = w.w.out < kLanes<V> && planes_together<V>(slice) > 1;

@@ -42,6 +42,16 @@ constexpr int kLeastLanes = 8;
 template <class V>
 constexpr int kMostTogether = kLanes<V> > kLeastLanes ? kLanes<V> / kLeastLanes : 1;
 
+// Rows of so many outputs that share nothing, or one cell with the next, are read as they lie in
+// memory: direct.h. Measured.
+template <class F>
+int64_t least_streamed(const Axis& a, bool beyond) {
+  if (a.stride == 1)
+    return kVectorBytes == 64 ? INT64_MAX : kVectorBytes == 16 || beyond ? 96 : 1024;
+  beyond &= kVectorBytes == 64;
+  return F::Plain::kOffsets ? (beyond ? 96 : INT64_MAX) : beyond ? 48 : 96;
+}
+
 // Windows of these kinds: rows much shorter than a vector share it. `beyond`: whether the input is
 // so large (ahead.h).
 template <class F>
@@ -52,12 +62,7 @@ bool suits_strips(const Window& w, bool beyond) {
   const auto plain = [](const Axis& axis) {
     return axis.dilation == 1 && std::max(axis.before, axis.after) < axis.kernel;
   };
-  // Long rows that share nothing, or one cell with the next, are read as they lie in memory:
-  // direct.h. How long they have to be is measured.
-  beyond &= kVectorBytes == 64;
-  const int64_t least = F::Plain::kOffsets ? (beyond ? 96 : INT64_MAX) : beyond ? 48 : 96;
-  const bool streams = a.kernel == 2 && a.out >= (a.stride == 1 ? 96 : least);
-  return plain(a) && plain(h) && !streams;
+  return plain(a) && plain(h) && !(a.kernel == 2 && a.out >= least_streamed<F>(a, beyond));
 }
 
 constexpr int64_t kStripBytes = 24 << 10;  // of the cells of a block: the first-level cache has 32
