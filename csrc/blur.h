@@ -97,8 +97,8 @@ struct Blur {
       const int64_t most = mode == PaddingMode::kReflect    ? a.size - 1
                            : mode == PaddingMode::kCircular ? a.size
                                                             : INT64_MAX;
-      STD_TORCH_CHECK(!a.adaptive() && a.dilation == 1 && a.before <= most && a.after <= most &&
-                          (a.out - 1) * a.stride + a.kernel <= a.before + a.size + a.after,
+      STD_TORCH_CHECK(!a.adaptive() && a.dilation == 1 && a.out > 0 && a.before <= most &&
+                          a.after <= most && a.ends_in_padding(),
                       "poolkit: the window of a blur has impossible fields at axis ", i);
     }
     STD_TORCH_CHECK(used == taps.size(), "poolkit: a blur of ", used, " taps has ", taps.size(),

@@ -1,82 +1,30 @@
-// The blur of maxima of stride 1. These are reduced as sums are, row by row, into a few rows that
-// stay in cache while rows of outputs are blurred from them.
+// The blur of maxima of stride 1, part by part: the maxima of a part are blurred while they are in
+// cache; backward, what they get goes on to the cells that won.
+//
+// clang-format off
+//   parts    | plane 0, 1, 2 | plane 3, 4, 5 | ...   as many planes as fit, or
+//            | rows 0 ... 31 : rows 32 ... 63 : ...  some rows of one, from edge to edge: that is
+//                                                    slices, rows or cells of the outermost axis
+// clang-format on
+//
+// A part is a tensor of its own to the kernels of maxima and of blurs, with the windows of the
+// whole as far as they lie in it. Maxima that two parts of a plane look at are found for both.
 #pragma once
+
+#include <vector>
 
 #include "blur.h"
 
 namespace poolkit {
 
-// Rows of maxima of stride 1 of one plane, of which the last ones used are kept.
-template <class S>
-class DenseRows {
-  using V = Wide<S>;
-  static constexpr int N = kLanes<V>;
+// Outputs [i0, i1) of an axis, over its cells [c0, c1) alone.
+inline Axis part_of(const Axis& a, int64_t i0, int64_t i1, int64_t c0, int64_t c1) {
+  const int64_t before = c0 - a.start(i0), size = c1 - c0;
+  const int64_t after = (i1 - 1 - i0) * a.stride + a.extent() - before - size;
+  return {size, i1 - i0, a.kernel, a.stride, before, std::max<int64_t>(0, after), a.dilation};
+}
 
- public:
-  DenseRows(const Axis (&axes)[3], int64_t run, int64_t kept)
-      : d_(axes[0]), h_(axes[1]), w_(axes[2]), run_(run), slots_(size_t(kept)) {}
-
-  // From now on maxima [m0, m1) of the rows of a plane.
-  void begin(const PlaneRows<S>& cells, int64_t m0, int64_t m1) {
-    cells_ = cells, m0_ = m0, m1_ = m1;
-    pitch_ = ((m1 - m0) * run_ + 2 * N - 1) / N * N;
-    values_.reserve(int64_t(slots_.size()) * pitch_);
-    for (Slot& slot : slots_) slot = {};
-  }
-
-  const V* operator()(int64_t d, int64_t h) {
-    const int64_t number = d * h_.out + h;
-    Slot* oldest = slots_.data();
-    for (Slot& slot : slots_) {
-      if (slot.row == number) {
-        slot.used = ++clock_;
-        return values(slot);
-      }
-      if (slot.used < oldest->used) oldest = &slot;
-    }
-    *oldest = {number, ++clock_};
-    V* const row = values(*oldest);
-    fill(d, h, row);
-    return row;
-  }
-
- private:
-  struct Slot {
-    int64_t row = -1, used = 0;
-  };
-
-  V* values(const Slot& slot) const { return values_.get() + (&slot - slots_.data()) * pitch_; }
-
-  void fill(int64_t d, int64_t h, V* row) {
-    rows_.clear();
-    for (int64_t td = d_.first(d); td < d_.last(d); ++td)
-      for (int64_t th = h_.first(h); th < h_.last(h); ++th)
-        rows_.push_back({cells_(d_.start(d) + td, h_.start(h) + th), V(1)});
-    const int64_t start = m0_ - w_.before, n = m1_ - m0_ + w_.kernel - 1;
-    const int64_t low = std::clamp<int64_t>(-start, 0, n);
-    const int64_t high = std::clamp<int64_t>(w_.size - start, low, n);
-    V* const best = best_.reserve(n * run_ + 2 * N);
-    std::fill_n(best, low * run_, lowest<V>());
-    if (low < high)
-      combine<Largest>(rows_, (start + low) * run_, (high - low) * run_, cells_.end,
-                       Staged<V>{best + low * run_});
-    std::fill_n(best + high * run_, (n - high) * run_, lowest<V>());
-    along_.clear();
-    for (int64_t t = 0; t < w_.kernel; ++t) along_.push_back({best + t * run_, V(1)});
-    combine<Largest, V, V>(along_, 0, (m1_ - m0_) * run_, nullptr, Staged<V>{row});
-  }
-
-  const Axis d_, h_, w_;
-  const int64_t run_;
-  PlaneRows<S> cells_{};
-  int64_t m0_ = 0, m1_ = 0, pitch_ = 0, clock_ = 0;
-  std::vector<Slot> slots_;
-  std::vector<Line<S, V>> rows_;
-  std::vector<Line<V, V>> along_;
-  Buffer<V> values_, best_;
-};
-
-// The cells that outputs [i0, i1) hold, from the first to the last, in the padding too.
+// The cells that outputs [i0, i1) of a blur hold, from the first to the last, in the padding too.
 inline std::pair<int64_t, int64_t> cells_of(const Axis& a, PaddingMode mode, int64_t i0,
                                             int64_t i1) {
   int64_t low = a.size, high = 0;
@@ -91,63 +39,72 @@ inline std::pair<int64_t, int64_t> cells_of(const Axis& a, PaddingMode mode, int
   return {std::min(low, high), high};
 }
 
-// The cells that maxima [m0, m1) of an axis look at.
-inline std::pair<int64_t, int64_t> looked_at(const Axis& a, std::pair<int64_t, int64_t> maxima) {
-  const auto [m0, m1] = maxima;
-  if (m0 == m1) return {0, 0};
-  return {std::max<int64_t>(0, a.start(m0)), std::min(a.size, a.start(m1 - 1) + a.kernel)};
+// A part of a plane: its outputs begin at `output` of the outermost axis, its maxima at `maximum`.
+struct BlurPart {
+  // Neighbouring maxima, from those of cells on.
+  struct Maxima {
+    Window window;
+    int64_t cell, maximum;
+    bool own;  // or the next part's, too
+  };
+  std::vector<Maxima> maxima;
+  Window blur;
+  int64_t output, maximum, held;  // maxima along the axis
+};
+
+// A plane cut into `count` parts; into none where windows are in the way.
+inline std::vector<BlurPart> blur_parts(const Window& maxima, const Window& blur, int64_t count) {
+  const Axis &m = maxima.outermost(), &b = blur.outermost();
+  const bool wraps = blur.padding_mode == PaddingMode::kCircular && b.before + b.after > 0;
+  std::vector<BlurPart> parts;
+  if (count < 2 || count > b.out || wraps) return parts;
+  const auto first_of = [&](int64_t part) { return part * b.out / count; };
+  const auto held_by = [&](int64_t part) {
+    const int64_t i0 = first_of(part), i1 = first_of(part + 1);
+    auto [low, high] = cells_of(b, blur.padding_mode, i0, i1);
+    // Edges are the plane's own, so that padding stands where it does.
+    if (b.start(i0) < 0 || part == 0) low = 0;
+    if (b.start(i1 - 1) + b.kernel > b.size || part + 1 == count) high = b.size;
+    return std::pair(low, high);
+  };
+  for (int64_t part = 0; part < count; ++part) {
+    const auto [low, high] = held_by(part);
+    const int64_t end = part + 1 == count ? b.size : held_by(part + 1).first;
+    const int64_t held = std::max(high, end), i0 = first_of(part), i1 = first_of(part + 1);
+    if (low < b.start(i0) || low >= end) return {};  // padding shows cells before the part
+    BlurPart p{{}, blur.with_outermost(part_of(b, i0, i1, low, held)), i0, low, held - low};
+    const auto add = [&](int64_t m0, int64_t m1, bool own) {
+      const int64_t c0 = std::max<int64_t>(0, m.start(m0));
+      const int64_t c1 = std::min(m.size, m.start(m1 - 1) + m.kernel);
+      p.maxima.push_back({maxima.with_outermost(part_of(m, m0, m1, c0, c1)), c0, m0, own});
+    };
+    add(low, end, true);
+    if (end < held) add(end, held, false);
+    parts.push_back(std::move(p));
+  }
+  return parts;
 }
 
-// The blur of maxima, for the schemes of blur_pool.cpp.
-struct MaxBlurForward {
-  const Blur& b;
-  const Axis (&maxima)[3];
-  const Links ds = Links::of_outputs(b.d, b.mode, b.d_taps);
-  const Links hs = Links::of_outputs(b.h, b.mode, b.h_taps);
-
-  Extents in() const { return {maxima[0].size, maxima[1].size, maxima[2].size}; }
-  Extents out() const { return {b.d.out, b.h.out, b.w.out}; }
-  std::pair<int64_t, int64_t> slices(int64_t d0, int64_t d1) const {
-    return looked_at(maxima[0], ds.reach(d0, d1));
-  }
-  std::pair<int64_t, int64_t> rows(int64_t h0, int64_t h1) const {
-    return looked_at(maxima[1], hs.reach(h0, h1));
-  }
-  int64_t cost() const {
-    return b.w.out * (b.steps() + maxima[0].kernel * maxima[1].kernel + maxima[2].kernel);
-  }
-
-  template <class S, class T>
-  class Worker {
-    using V = Wide<T>;
-
-   public:
-    Worker(const MaxBlurForward& op, int64_t run)
-        : op_(op),
-          run_(run),
-          row_(op.b, run),
-          dense_(op.maxima, run, op.b.d.kernel * op.b.h.kernel) {}
-
-    void operator()(const PlaneRows<S>& rows, int64_t d, int64_t h0, int64_t h1, T* to) {
-      const int64_t line = op_.b.w.out * run_;
-      for_tiles(op_.b.w.out, op_.b.w.stride * run_, [&](int64_t i0, int64_t i1, bool whole) {
-        const auto [m0, m1] = cells_of(op_.b.w, op_.b.mode, i0, i1);
-        dense_.begin(rows, m0, m1);
-        for (int64_t h = h0; h < h1; ++h) {
-          find_lines(op_.ds[d], op_.hs[h], dense_, lines_);
-          row_(lines_, m0, nullptr, i0, i1, to + (h - h0) * line + i0 * run_,
-               to + ((whole ? h1 : h + 1) - h0) * line);
-        }
-      });
-    }
-
-   private:
-    const MaxBlurForward& op_;
-    const int64_t run_;
-    BlurRow<V, T> row_;
-    DenseRows<S> dense_;
-    std::vector<Line<V, V>> lines_;
-  };
+// How planes are cut: so many at once, which makes `groups`, or one at once, of which each is cut
+// into `strips`.
+struct BlurCut {
+  int64_t at_once, groups, strips;
 };
+
+// Parts that stay in cache, and at least `least` planes, for as many threads as there are. What the
+// caches hold at once is not cut.
+inline BlurCut cut_for(int64_t planes, int64_t plane_bytes, int64_t least, int64_t rows) {
+  constexpr int64_t kBytes = 1 << 20;  // of maxima; more stays in the second level, or the third
+  constexpr int64_t kMostBytes = 16 << 20;  // of those that have to be done together
+  constexpr int64_t kFewestRows = 4;        // along the outermost axis
+  const auto up = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
+  const int64_t threads = torch::stable::get_num_threads(), all = planes * plane_bytes;
+  if (all <= threads * kBytes) return {planes, 1, 1};
+  const int64_t parts = up(up(all, kBytes), threads) * threads;
+  if (least * plane_bytes > kMostBytes) least = 1;
+  const int64_t at_once = std::max(up(planes, parts), std::min(least, planes));
+  const int64_t strips = at_once == 1 ? std::min(up(parts, planes), rows / kFewestRows) : 1;
+  return {at_once, up(planes, at_once), std::max<int64_t>(1, strips)};
+}
 
 }  // namespace poolkit

@@ -1,16 +1,19 @@
-// Blurs, their adjoint, and blurs of maxima: what the loops do is in blur.h, blur_adjoint.h,
-// blur_pairs.h and blur_max.h. Here the scheme is chosen, for all three alike, and the work cut for
-// the threads.
+// Blurs, their adjoint, and blurs of maxima: what the loops do is in blur.h, blur_adjoint.h and
+// blur_pairs.h, and how maxima are blurred in blur_max.h. Here the scheme is chosen, for all alike,
+// and the work cut for the threads.
 //
 // - Contiguous rows of stride 2, in float, of medium length go through registers (blur_pairs.h).
 // - Others are read where they lie, if cells are runs that fill a register, or rows are long.
 // - Other planes are turned into lanes (lane_planes.h), as many at once as there are.
+#include <tuple>
+
 #include "blur.h"
 #include "blur_adjoint.h"
 #include "blur_max.h"
 #include "blur_pairs.h"
 #include "lane_planes.h"
 #include "operators.h"
+#include "planes.h"
 
 namespace poolkit {
 namespace {
@@ -138,6 +141,114 @@ void compute(const Op& op, const T* x, T* y, int64_t planes, int64_t run) {
     by_rows(op, x, y, planes, run, [&] { return typename Op::template Worker<T, T>(op, run); });
 }
 
+// ---- blurs of maxima ----
+
+// Planes of a blur of maxima, and the types of the values and the offsets.
+struct MaxBlur {
+  const Window &maxima, &window;
+  const std::vector<double>& taps;
+  const ScalarType dtype, offset_dtype;
+  const int64_t planes, run;
+
+  // Values of a plane.
+  int64_t cells() const { return maxima.cells() * run; }
+  int64_t held() const { return maxima.outputs() * run; }
+  int64_t outputs() const { return window.outputs() * run; }
+
+  // Where the offsets of a maximum are.
+  template <class Byte>
+  Byte* offset(Byte* offsets, int64_t maximum) const {
+    return offsets ? offsets + maximum * bytes_of_offset(offset_dtype) : nullptr;
+  }
+};
+
+// How planes are cut, if their maxima are of type T: those that are turned into lanes fill them.
+template <class Op, class T>
+BlurCut cut_of(const Op& op, const MaxBlur& m, int64_t rows) {
+  bool lanes = ByLanes<Op, T>(op, m.planes, m.run).suits();
+  if constexpr (kHasPairs<Op, T>) lanes &= m.run > 1 || !Pairs<Op>(op, false).suits();
+  return cut_for(m.planes, m.held() * int64_t(sizeof(T)), lanes ? kLanes<Wide<T>> : 1, rows);
+}
+
+// Calls f(first, last) for parts, each for one thread, or if they are few, for all of them.
+template <class F>
+void for_parts(int64_t parts, int64_t cost, const F& f) {
+  if (parts < torch::stable::get_num_threads())
+    f(int64_t(0), parts);
+  else
+    parallel(parts, cost, f);
+}
+
+// offsets: or null.
+template <class T>
+void blur_maxima(const MaxBlur& m, const T* x, T* y, char* offsets) {
+  const Blur blur(m.window, m.taps);
+  const BlurForward op{blur};
+  const Axis &cells = m.maxima.outermost(), &outputs = m.window.outermost();
+  const BlurCut cut = cut_of<BlurForward, T>(op, m, outputs.out);
+  const std::vector<BlurPart> strips = blur_parts(m.maxima, m.window, cut.strips);
+  const int64_t count = std::max<int64_t>(1, int64_t(strips.size())), parts = cut.groups * count;
+  for_parts(parts, cut.at_once * m.held() * blur.steps() / count, [&](int64_t part, int64_t stop) {
+    Buffer<T> buffer;
+    const auto find = [&](const T* from, T* to, int64_t maximum, bool own, const Window& w,
+                          int64_t planes) {
+      const InParts in_parts(parts);
+      max_planes(m.dtype, from, to, {own ? m.offset(offsets, maximum) : nullptr, m.offset_dtype}, w,
+                 planes, m.run);
+    };
+    for (; part < stop; ++part) {
+      const int64_t plane = part / count * cut.at_once;
+      const T* const from = x + plane * m.cells();
+      T* const to = y + plane * m.outputs();
+      if (strips.empty()) {
+        const int64_t n = std::min(cut.at_once, m.planes - plane);
+        T* const values = buffer.reserve(n * m.held());
+        find(from, values, plane * m.held(), true, m.maxima, n);
+        compute(op, values, to, n, m.run);
+        continue;
+      }
+      const BlurPart& strip = strips[size_t(part % count)];
+      const int64_t step = m.held() / outputs.size;
+      T* const values = buffer.reserve(strip.held * step);
+      for (const BlurPart::Maxima& some : strip.maxima)
+        find(from + some.cell * (m.cells() / cells.size),
+             values + (some.maximum - strip.maximum) * step, plane * m.held() + some.maximum * step,
+             some.own, some.window, 1);
+      const Blur own(strip.blur, m.taps);
+      compute(BlurForward{own}, values, to + strip.output * (m.outputs() / outputs.out), 1, m.run);
+    }
+  });
+}
+
+// Gradients go to the maxima, and from there to the cells that the offsets name.
+template <class T>
+void unblur_maxima(const MaxBlur& m, const T* g, T* out, const char* offsets) {
+  const Blur blur(m.window, m.taps);
+  const BlurBackward op{blur};
+  const BlurCut cut = cut_of<BlurBackward, T>(op, m, 0);
+  for_parts(cut.groups, cut.at_once * m.held() * blur.steps(), [&](int64_t part, int64_t stop) {
+    Buffer<T> buffer;
+    for (; part < stop; ++part) {
+      const int64_t plane = part * cut.at_once, n = std::min(cut.at_once, m.planes - plane);
+      T* const values = buffer.reserve(n * m.held());
+      compute(op, g + plane * m.outputs(), values, n, m.run);
+      scatter_planes(m.dtype, values, m.offset(offsets, plane * m.held()), m.offset_dtype,
+                     out + plane * m.cells(), m.maxima, n, m.run);
+    }
+  });
+}
+
+void check_fit(const Window& maxima, const Window& w) {
+  STD_TORCH_CHECK(maxima.rank == w.rank && std::equal(maxima.out, maxima.out + w.rank, w.in),
+                  "poolkit: the windows of a blur of maxima do not fit each other");
+  for (const Axis& a : maxima.apart) {
+    STD_TORCH_CHECK(a.stride == 1 && a.dilation == 1,
+                    "poolkit: the maxima of a blur have stride 1 and no dilation");
+    STD_TORCH_CHECK(a.before < a.kernel && a.after < a.kernel && a.ends_in_padding(),
+                    "poolkit: the maxima of a blur have impossible fields");
+  }
+}
+
 }  // namespace
 
 // ---- operators ----------------------------------------------------------------------------------
@@ -169,24 +280,62 @@ Tensor blur_pool_backward(const Tensor& g, const std::vector<double>& taps, cons
   return in_format(out.tensor, w.channels_last, w.rank);
 }
 
-Tensor max_blur_pool(const Tensor& x, const std::vector<double>& taps, const Window& maxima,
-                     const Window& w) {
+// The outputs, and the offsets of the maxima if somebody wants them.
+std::tuple<Tensor, Tensor> max_blur(const Tensor& x, const std::vector<double>& taps,
+                                    const Window& maxima, const Window& w, bool with_offsets) {
+  check_fit(maxima, w);
   check_extents(x, maxima.in, maxima.rank);
-  const Blur b(w, taps);
-  STD_TORCH_CHECK(maxima.rank == w.rank && std::equal(maxima.out, maxima.out + w.rank, w.in),
-                  "poolkit: the windows of a blur of maxima do not fit each other");
-  for (const Axis& a : maxima.apart)
-    STD_TORCH_CHECK(a.stride == 1 && a.dilation == 1,
-                    "poolkit: the maxima of a blur have stride 1 and no dilation");
   const bool suggested = suggests_channels_last(x);
   const bool runs = has_channel_run(suggested, x.dim(), w.rank);
   const Planes in = dense(x, runs, w.rank);
-  Planes out = empty_planes(x, w.out, w.rank, runs, x.scalar_type());
-  dispatch<kFloats>(x.scalar_type(), "max_blur_pool", [&]<class T>() {
-    compute(MaxBlurForward{b, maxima.apart}, static_cast<const T*>(in.tensor.const_data_ptr()),
-            static_cast<T*>(out.tensor.mutable_data_ptr()), in.planes, in.run);
+  Planes out = empty_planes(x, w.out, w.rank, runs, x.scalar_type()), offsets;
+  const ScalarType type = with_offsets ? offset_type(maxima.packed_taps()) : ScalarType::Byte;
+  if (with_offsets) offsets = empty_planes(x, maxima.out, w.rank, runs, type);
+  const MaxBlur m{maxima, w, taps, x.scalar_type(), type, in.planes, in.run};
+  Blur(w, taps);  // checks them
+  dispatch<kFloats>(m.dtype, "max_blur_pool", [&]<class T>() {
+    if (m.planes > 0)
+      blur_maxima(m, static_cast<const T*>(in.tensor.const_data_ptr()),
+                  static_cast<T*>(out.tensor.mutable_data_ptr()),
+                  with_offsets ? static_cast<char*>(offsets.tensor.mutable_data_ptr()) : nullptr);
   });
-  return in_format(out.tensor, suggested, w.rank);
+  return {in_format(out.tensor, suggested, w.rank),
+          with_offsets ? in_format(offsets.tensor, suggested, w.rank) : offsets.tensor};
+}
+
+Tensor max_blur_pool(const Tensor& x, const std::vector<double>& taps, const Window& maxima,
+                     const Window& w) {
+  return std::get<0>(max_blur(x, taps, maxima, w, false));
+}
+
+std::tuple<Tensor, Tensor> max_blur_pool_offsets(const Tensor& x, const std::vector<double>& taps,
+                                                 const Window& maxima, const Window& w) {
+  return max_blur(x, taps, maxima, w, true);
+}
+
+Tensor max_blur_pool_backward(const Tensor& g, const Tensor& offsets,
+                              const std::vector<double>& taps, const Window& maxima,
+                              const Window& w) {
+  check_fit(maxima, w);
+  check_extents(g, w.out, w.rank);
+  check_extents(offsets, maxima.out, w.rank);
+  const bool runs = has_channel_run(maxima.channels_last, g.dim(), w.rank);
+  const Planes in = dense(g, runs, w.rank), at = dense(offsets, runs, w.rank);
+  bool fits = g.dim() == offsets.dim();
+  for (int64_t i = 0; fits && i < g.dim() - w.rank; ++i)
+    fits = g.sizes()[size_t(i)] == offsets.sizes()[size_t(i)];
+  STD_TORCH_CHECK(fits, "poolkit: one offset per maximum is needed");
+  Planes out = empty_planes(g, maxima.in, w.rank, runs, g.scalar_type());
+  const MaxBlur m{maxima, w, taps, g.scalar_type(), offsets.scalar_type(), out.planes, out.run};
+  Blur(w, taps);  // checks them
+  dispatch_offsets(m.offset_dtype, []<class Offset>() {});
+  dispatch<kFloats>(m.dtype, "max_blur_pool_backward", [&]<class T>() {
+    if (m.planes > 0)
+      unblur_maxima(m, static_cast<const T*>(in.tensor.const_data_ptr()),
+                    static_cast<T*>(out.tensor.mutable_data_ptr()),
+                    static_cast<const char*>(at.tensor.const_data_ptr()));
+  });
+  return in_format(out.tensor, maxima.channels_last, w.rank);
 }
 
 }  // namespace poolkit
@@ -195,4 +344,6 @@ STABLE_TORCH_LIBRARY_IMPL(poolkit, CPU, m) {
   poolkit::implement<poolkit::blur_pool>(m, "blur_pool");
   poolkit::implement<poolkit::blur_pool_backward>(m, "blur_pool_backward");
   poolkit::implement<poolkit::max_blur_pool>(m, "max_blur_pool");
+  poolkit::implement<poolkit::max_blur_pool_offsets>(m, "max_blur_pool_offsets");
+  poolkit::implement<poolkit::max_blur_pool_backward>(m, "max_blur_pool_backward");
 }

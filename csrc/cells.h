@@ -39,7 +39,7 @@ class ThreadMemory {
 
  private:
   static constexpr std::align_val_t kAlign{64};
-  static constexpr size_t kMost = 512 << 10;
+  static constexpr size_t kMost = 1 << 20;
 
   struct Kept {
     Piece pieces[6];

@@ -7,6 +7,7 @@
 
 #include "forward.h"
 #include "operators.h"
+#include "planes.h"
 
 namespace poolkit {
 namespace {
@@ -27,11 +28,31 @@ struct MaxForms {
 };
 
 template <class T, class Offset>
-void max_planes(const T* x, T* y, const Offsets& offsets, const Window& w, const Planes& in) {
+void maxima(const T* x, T* y, const Offsets& offsets, const Window& w, int64_t planes,
+            int64_t run) {
   using F = typename MaxForms<T, Offset>::type;
-  const Runs runs = in_rows_of_runs(w, in.planes, in.run, kLanes<typename F::V>);
+  const Runs runs = in_rows_of_runs(w, planes, run, kLanes<typename F::V>);
   forward<F>(x, Result<F, T>{y, offsets, nullptr}, runs.window, runs.planes, runs.run);
 }
+
+}  // namespace
+
+void max_planes(ScalarType dtype, const void* x, void* y, const Offsets& offsets, const Window& w,
+                int64_t planes, int64_t run) {
+  dispatch<kAllIntegers>(dtype, "max_pool", [&]<class T>() {
+    const auto go = [&]<class Offset>() {
+      maxima<T, Offset>(static_cast<const T*>(x), static_cast<T*>(y), offsets, w, planes, run);
+    };
+    if (!offsets.data)
+      go.template operator()<NoOffset>();
+    else if (offsets.type == ScalarType::Byte)
+      go.template operator()<SmallOffset>();
+    else
+      go.template operator()<LargeOffset>();
+  });
+}
+
+namespace {
 
 Tensor max_pool(const Tensor& x, const Window& w) {
   check_extents(x, w.in, w.rank);
@@ -39,10 +60,8 @@ Tensor max_pool(const Tensor& x, const Window& w) {
   const bool runs = has_channel_run(suggested, x.dim(), w.rank);
   const Planes in = dense(x, runs, w.rank);
   Planes out = empty_planes(x, w.out, w.rank, runs, x.scalar_type());
-  dispatch<kAllIntegers>(x.scalar_type(), "max_pool", [&]<class T>() {
-    max_planes<T, NoOffset>(static_cast<const T*>(in.tensor.const_data_ptr()),
-                            static_cast<T*>(out.tensor.mutable_data_ptr()), {}, w, in);
-  });
+  max_planes(x.scalar_type(), in.tensor.const_data_ptr(), out.tensor.mutable_data_ptr(), {}, w,
+             in.planes, in.run);
   return in_format(out.tensor, suggested, w.rank);
 }
 
@@ -54,17 +73,8 @@ std::tuple<Tensor, Tensor> max_pool_offsets(const Tensor& x, const Window& w) {
   Planes out = empty_planes(x, w.out, w.rank, runs, x.scalar_type());
   const ScalarType type = offset_type(w.packed_taps());
   Planes offsets = empty_planes(x, w.out, w.rank, runs, type);
-  dispatch<kAllIntegers>(x.scalar_type(), "max_pool_offsets", [&]<class T>() {
-    const auto go = [&]<class Offset>() {
-      max_planes<T, Offset>(static_cast<const T*>(in.tensor.const_data_ptr()),
-                            static_cast<T*>(out.tensor.mutable_data_ptr()),
-                            {offsets.tensor.mutable_data_ptr(), type}, w, in);
-    };
-    if (type == ScalarType::Byte)
-      go.template operator()<SmallOffset>();
-    else
-      go.template operator()<LargeOffset>();
-  });
+  max_planes(x.scalar_type(), in.tensor.const_data_ptr(), out.tensor.mutable_data_ptr(),
+             {offsets.tensor.mutable_data_ptr(), type}, w, in.planes, in.run);
   return {in_format(out.tensor, suggested, w.rank), in_format(offsets.tensor, suggested, w.rank)};
 }
 

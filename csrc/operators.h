@@ -96,6 +96,16 @@ struct Operator<f> {
   }
 };
 
+template <class R, R (*f)(const Tensor&, const Tensor&, const std::vector<double>&, const Window&,
+                          const Window&)>
+struct Operator<f> {
+  template <class W>
+  static R call(const Tensor& g, const Tensor& offsets, const std::vector<double>& taps,
+                const W& dense, const W& window) {
+    return f(g, offsets, taps, dense, window);
+  }
+};
+
 template <auto f, class Library>
 void implement(Library& m, const std::string& name) {
   m.impl(name.c_str(), TORCH_BOX(&Operator<f>::template call<ListedWindow>));

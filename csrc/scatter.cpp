@@ -16,6 +16,7 @@
 #include "halved.h"
 #include "named.h"
 #include "operators.h"
+#include "planes.h"
 #include "rows.h"
 #include "shifted.h"
 
@@ -124,6 +125,24 @@ void scatter_values(const T* g, const Offset* offsets, T* out, const Window& w, 
   scatter_any(g, offsets, out, w, planes, run);
 }
 
+}  // namespace
+
+void scatter_planes(ScalarType dtype, const void* g, const void* offsets, ScalarType offset_dtype,
+                    void* out, const Window& w, int64_t planes, int64_t run) {
+  if (planes == 0) return;
+  dispatch<kFloats>(dtype, "scatter", [&]<class T>() {
+    dispatch_offsets(offset_dtype, [&]<class Offset>() {
+      Runs inner = in_runs(w, planes, run, kLanes<Wide<T>>);
+      // (One addition per output takes less where taps are many.)
+      if (outputs_per_cell(w) <= kMostHolders) join_channels(inner, kLanes<Wide<T>>);
+      scatter_values(static_cast<const T*>(g), static_cast<const Offset*>(offsets),
+                     static_cast<T*>(out), inner.window, inner.planes, inner.run);
+    });
+  });
+}
+
+namespace {
+
 // ---- operators ----
 
 Tensor scatter(const Tensor& g, const Tensor& offsets, const Window& w) {
@@ -133,18 +152,8 @@ Tensor scatter(const Tensor& g, const Tensor& offsets, const Window& w) {
   const bool runs = has_channel_run(w.channels_last, g.dim(), w.rank);
   const Planes in = dense(g, runs, w.rank), at = dense(offsets, runs, w.rank);
   Planes out = empty_planes(g, w.in, w.rank, runs, g.scalar_type());
-  if (out.planes == 0) return in_format(out.tensor, w.channels_last, w.rank);
-  dispatch<kFloats>(g.scalar_type(), "scatter", [&]<class T>() {
-    dispatch_offsets(offsets.scalar_type(), [&]<class Offset>() {
-      const auto* gp = static_cast<const T*>(in.tensor.const_data_ptr());
-      const auto* op = static_cast<const Offset*>(at.tensor.const_data_ptr());
-      auto* to = static_cast<T*>(out.tensor.mutable_data_ptr());
-      Runs inner = in_runs(w, out.planes, out.run, kLanes<Wide<T>>);
-      // (One addition per output takes less where taps are many.)
-      if (outputs_per_cell(w) <= kMostHolders) join_channels(inner, kLanes<Wide<T>>);
-      scatter_values(gp, op, to, inner.window, inner.planes, inner.run);
-    });
-  });
+  scatter_planes(g.scalar_type(), in.tensor.const_data_ptr(), at.tensor.const_data_ptr(),
+                 offsets.scalar_type(), out.tensor.mutable_data_ptr(), w, out.planes, out.run);
   return in_format(out.tensor, w.channels_last, w.rank);
 }
 

@@ -68,4 +68,17 @@ STABLE_TORCH_LIBRARY(poolkit, m) {
   m.def("blur_pool_backward.text(Tensor g, float[] taps, str window) -> Tensor");
   m.def("max_blur_pool(Tensor x, float[] taps, SymInt[] dense, SymInt[] window) -> Tensor");
   m.def("max_blur_pool.text(Tensor x, float[] taps, str dense, str window) -> Tensor");
+  // The same, and the offsets of the maxima; and the gradient of x, which goes by these.
+  m.def(
+      "max_blur_pool_offsets(Tensor x, float[] taps, SymInt[] dense, SymInt[] window)"
+      " -> (Tensor, Tensor)");
+  m.def(
+      "max_blur_pool_offsets.text(Tensor x, float[] taps, str dense, str window)"
+      " -> (Tensor, Tensor)");
+  m.def(
+      "max_blur_pool_backward(Tensor g, Tensor offsets, float[] taps, SymInt[] dense,"
+      " SymInt[] window) -> Tensor");
+  m.def(
+      "max_blur_pool_backward.text(Tensor g, Tensor offsets, float[] taps, str dense, str window)"
+      " -> Tensor");
 }

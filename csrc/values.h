@@ -179,6 +179,11 @@ inline torch::headeronly::ScalarType offset_type(int64_t taps) {
   return taps <= 1 << 8 ? Byte : taps <= 1 << 16 ? UInt16 : taps <= INT32_MAX ? Int : Long;
 }
 
+inline int64_t bytes_of_offset(torch::headeronly::ScalarType type) {
+  using enum torch::headeronly::ScalarType;
+  return type == Byte ? 1 : type == UInt16 ? 2 : type == Int ? 4 : 8;
+}
+
 template <class F>
 auto dispatch_offsets(torch::headeronly::ScalarType type, const F& f) {
   using enum torch::headeronly::ScalarType;

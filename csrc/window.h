@@ -74,6 +74,12 @@ struct Axis {
     const int64_t room = size + before - extent();
     return room < 0 ? inner_begin() : std::max(inner_begin(), std::min(out, room / stride + 1));
   }
+  // Whether the last window ends in the padding, or before it.
+  bool ends_in_padding() const {
+    const auto end =
+        static_cast<__int128>(out - 1) * stride + static_cast<__int128>(kernel - 1) * dilation + 1;
+    return end <= static_cast<__int128>(before) + size + after;
+  }
   // Every output is one cell: the axis might as well not be there.
   bool identity() const { return kernel == 1 && stride == 1 && before == 0 && out == size; }
   // The windows cut the axis into equal parts, so that planes one below the other are one tall
@@ -178,6 +184,20 @@ struct Window {
   int64_t number(int64_t td, int64_t th, int64_t tw) const {
     return int64_t((uint64_t(td) * uint64_t(h.kernel) + uint64_t(th)) * uint64_t(w.kernel) +
                    uint64_t(tw));
+  }
+  // The axis whose cells lie furthest apart.
+  const Axis& outermost() const { return apart[3 - rank]; }
+  // The same windows of other axes but for this one.
+  Window with_outermost(const Axis& other) const {
+    int64_t fields[kMostFields] = {
+        int64_t(channels_last) | int64_t(include_pad) << 1 | int64_t(padding_mode) << 2, divisor};
+    int64_t* field = fields + 2;
+    for (int i = 3 - rank; i < 3; ++i) {
+      const Axis& a = i == 3 - rank ? other : apart[i];
+      for (int64_t f : {a.size, a.out, a.kernel, a.stride, a.before, a.after, a.dilation})
+        *field++ = f;
+    }
+    return Window(fields, size_t(field - fields));
   }
   // The taps that Python reckons with: what the type of offsets depends on.
   int64_t packed_taps() const { return taps_; }

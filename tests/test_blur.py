@@ -164,6 +164,54 @@ def test_same_bits_in_both_layouts(dtype, mode):
             assert_bit_equal(ours, other)
 
 
+# Planes of maxima that are cut into parts: some at once, or each along its outermost axis.
+CUT = [
+    (1, 1, 700, 600), (1, 3, 230, 200), (1, 17, 230, 90), (2, 40, 180, 30), (1, 1, 600000),
+    (1, 1, 40, 130, 90), (2, 20, 8, 30, 40),
+]  # fmt: skip
+
+
+@needs_kernels
+@pytest.mark.parametrize(
+    ("shape", "layout"),
+    [
+        (shape, layout)
+        for shape in CUT
+        for layout in ("contiguous", "channels_last")
+        if layout == "contiguous" or len(shape) > 3
+    ],
+    ids=str,
+)
+def test_blurred_maxima_part_by_part(shape, layout, keep_threads):
+    """Maxima, their offsets, blurs and gradients are to the bit what whole planes give."""
+    rank = len(shape) - 2
+    rng = random.Random(len(shape) + shape[-1])
+    x = laid_out(sample(shape, torch.float64, "special"), layout)
+    for mode, threads in itertools.product(PADDING_MODES, (1, 2)):
+        torch.set_num_threads(threads)
+        largest = [rng.randint(1, 4) for _ in range(rank)]
+        kernel = tuple(rng.randint(1, 5) for _ in range(rank))
+        padding = [(rng.randint(0, 6), rng.randint(0, 6)) for _ in range(rank)]
+        dense = window.fixed(
+            "t", rank, shape, largest, 1, [k // 2 for k in largest], 1, False, True
+        )
+        stride = [rng.choice((1, 2, 2, 3, 7)) for _ in range(rank)]  # 7: maxima that nobody blurs
+        w = window.blurred("t", rank, dense.output_shape(shape), kernel, stride, padding, mode)
+        taps = tuple(rng.gauss(0, 1) for _ in range(sum(kernel)))
+        maxima, offsets = native.max_pool_offsets(x, dense.packed)
+        blurs = native.blur_pool(maxima, taps, w.packed)
+        assert_bit_equal(native.max_blur_pool(x, taps, dense.packed, w.packed), blurs)
+        values, taken = native.max_blur_pool_offsets(x, taps, dense.packed, w.packed)
+        assert_bit_equal(values, blurs)
+        assert_bit_equal(taken, offsets)
+        last = layout == "channels_last"
+        dense_packed, packed = window.pack(dense, last), window.pack(w, last)
+        g = laid_out(sample(tuple(blurs.shape), torch.float64, "normal", 1), layout)
+        spread = native.blur_pool_backward(g, taps, packed)
+        back = native.max_blur_pool_backward(g, offsets, taps, dense_packed, packed)
+        assert_bit_equal(back, native.scatter(spread, offsets, dense_packed))
+
+
 @needs_kernels
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("width", [1, 5, 15, 16, 17, 31, 33, 65])
@@ -201,6 +249,46 @@ def test_raw_operators_refuse_windows_that_do_not_fit():
     dense = window.fixed("t", 1, x.shape, 2, 1, 0, 1, False, True)
     with pytest.raises(RuntimeError, match="do not fit each other"):
         native.max_blur_pool(x, (1.0, 1.0, 1.0), dense.packed, good.packed)
+
+
+@needs_kernels
+def test_raw_blurs_of_maxima_refuse_what_does_not_fit():
+    x = torch.ones(1, 1, 4)
+    dense = window.fixed("t", 1, x.shape, 2, 1, 0, 1, False, True)
+    after = window.blurred("t", 1, (1, 1, 3), (3,), 1, None, "reflect")
+    offsets = torch.zeros(1, 1, 3, dtype=torch.uint8)
+    with pytest.raises(RuntimeError, match="one offset per maximum"):
+        native.max_blur_pool_backward(
+            offsets.float().repeat(2, 1, 1), offsets, (1.0, 1.0, 1.0), dense.packed, after.packed
+        )
+    # As many planes of offsets, but others; and more work than one thread does.
+    rows = (4, 4, 1, 1, 0, 0, 1)
+    maxima, after_3d = ([1, 0, *first, *rows, *rows] for first in
+                        ((3, 2, 2, 1, 0, 0, 1), (2, 2, 1, 1, 0, 0, 1)))  # fmt: skip
+    unlike = torch.zeros(3, 2, 4, 4, dtype=torch.uint8)
+    with pytest.raises(RuntimeError, match="one offset per maximum"):
+        native.max_blur_pool_backward(
+            torch.ones(1, 2, 2, 4, 4), unlike, [1.0] * 3, maxima, after_3d
+        )
+    many = torch.zeros(8, 1, 400000)
+    of_many = window.fixed("t", 1, many.shape, 2, 1, 0, 1, False, True)
+    blurs = window.blurred("t", 1, of_many.output_shape(many.shape), (1,), 1, None, "reflect")
+    with pytest.raises(RuntimeError, match="offsets must be"):
+        native.max_blur_pool_backward(
+            many[..., 1:], many[..., 1:], [1.0], of_many.packed, blurs.packed
+        )
+    for before, out in ((2**31, 3), (5, 9), (0, 9), (0, 0)):
+        axis = of_many.axes[0]._replace(size=4, out=out, before=before)
+        outer = blurs.axes[0]._replace(size=max(out, 1), out=out)
+        fields = [window.Window((a,)).packed for a in (axis, outer)]
+        for operator in (native.max_blur_pool, native.max_blur_pool_offsets):
+            with pytest.raises(RuntimeError, match=r"impossible fields|do not fit"):
+                operator(x, [1.0], *fields)
+    for wrong in (offsets[..., :2], offsets.bool(), offsets.float()):
+        with pytest.raises(RuntimeError, match=r"extents of the window|offsets must be"):
+            native.max_blur_pool_backward(
+                offsets.float(), wrong, (1.0, 1.0, 1.0), dense.packed, after.packed
+            )
 
 
 # ---- what a blur is -----------------------------------------------------------------------------
@@ -341,6 +429,15 @@ def test_opcheck(layout):
             window.pack(w, last),
         ),
         (native.max_blur_pool, x, taps, window.pack(dense), window.pack(after)),
+        (native.max_blur_pool_offsets, x, taps, window.pack(dense), window.pack(after)),
+        (
+            native.max_blur_pool_backward,
+            native.max_blur_pool(x, taps, dense.packed, after.packed),
+            native.max_pool_offsets(x, dense.packed)[1],
+            taps,
+            window.pack(dense, last),
+            window.pack(after, last),
+        ),
     )
     for operator, *args in calls:
         lists = [[*map(int, a.split())] if isinstance(a, str) else a for a in args]

@@ -532,6 +532,8 @@ LOWERED: dict[str, Callable[..., Any]] = {
     "lp_pool": _lp_pool,
     "blur_pool": _blur_pool,
     "max_blur_pool": _max_blur_pool,
+    "max_blur_pool_offsets": _refuse_gradient,
+    "max_blur_pool_backward": _refuse_gradient,
     "pick": _refuse_gradient,
     "scatter": _refuse_gradient,
     "avg_pool_backward": _refuse_gradient,

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, is_grad_enabled
 from torch._prims_common import suggest_memory_format
+from torch.nn import Parameter
 
 from .. import onnx
 from ..window import Axis, Packed, Window
@@ -21,6 +22,7 @@ from .derivatives import (
     fractional_maximum,
     indexed,
     lp_pool_eager,
+    max_blur_pool_eager,
     max_pool_eager,
     maximum,
     plane_indices,
@@ -123,10 +125,16 @@ def blur_pool(x: Tensor, taps: tuple[float, ...], window: Window) -> Tensor:
 
 def max_blur_pool(x: Tensor, taps: tuple[float, ...], dense: Window, window: Window) -> Tensor:
     """The blurred maxima over ``dense``, a window of stride 1."""
-    if differentiates(x):  # the maxima leave their offsets
-        return blur_pool(max_pool(x, dense), taps, window)
-    result: Tensor = raw_operators["max_blur_pool"](x, taps, dense.packed, window.packed)
-    return result
+    if not differentiates(x):
+        result: Tensor = raw_operators["max_blur_pool"](x, taps, dense.packed, window.packed)
+        return result
+    # Subclasses, such as DTensor, have rules for the parts.
+    if type(x) in (Tensor, Parameter):
+        packed = _eager(x, dense), _eager(x, window)
+        if None not in packed:
+            blurs: Tensor = max_blur_pool_eager(x, taps, *packed)
+            return blurs
+    return blur_pool(max_pool(x, dense), taps, window)
 
 
 def _eager(x: Tensor, window: Window) -> str | None:

@@ -306,7 +306,28 @@ class _LpPoolEager(Function):
         return spread * norms.powers(x, ctx.p, w), None, None
 
 
+class _MaxBlurPoolEager(Function):
+    """Blurred maxima, where neither a transform nor a forward derivative is under way."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, taps: Taps, dense: str, window: str) -> Any:
+        values, offsets = raw_operators["max_blur_pool_offsets"](x, taps, dense, window)
+        ctx.taps, ctx.dense, ctx.window = taps, dense, window
+        ctx.save_for_backward(offsets)
+        return values
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        (offsets,) = ctx.saved_tensors
+        if differentiates(g) or is_compiling():  # in steps, which have derivatives of their own
+            spread = blurred("blur_pool_backward", g, ctx.taps, ctx.window)
+            return indexed("scatter", spread, offsets, ctx.dense), None, None, None
+        backward = raw_operators["max_blur_pool_backward"]
+        return backward(g, offsets, ctx.taps, ctx.dense, ctx.window), None, None, None
+
+
 max_pool_eager = direct(_MaxPoolEager)
+max_blur_pool_eager = direct(_MaxBlurPoolEager)
 avg_pool_eager = direct(_AvgPoolEager)
 lp_pool_eager = direct(_LpPoolEager)
 

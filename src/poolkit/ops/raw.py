@@ -117,6 +117,19 @@ def _slow_max_blur_pool(x: Tensor, taps: Sequence[float], dense: Packed, window:
     return reference.max_blur_pool(x, _filters(taps, w), unpack(dense)[0], w)
 
 
+def _slow_max_blur_pool_offsets(
+    x: Tensor, taps: Sequence[float], dense: Packed, window: Packed
+) -> Pair:
+    maxima, offsets = _slow_max_pool_offsets(x, dense)
+    return _slow_blur_pool(maxima, taps, window), offsets
+
+
+def _slow_max_blur_pool_backward(
+    g: Tensor, offsets: Tensor, taps: Sequence[float], dense: Packed, window: Packed
+) -> Tensor:
+    return _slow_scatter(_slow_blur_pool_backward(g, taps, window), offsets, dense)
+
+
 def _pooled(x: Tensor, window: Packed, dtype: torch.dtype | None = None) -> Tensor:
     """An empty tensor of the strides that the kernels give the pooled ``x``."""
     shape = unpack(window)[0].output_shape(x.shape)
@@ -148,6 +161,12 @@ def _fake_take(x: Tensor, indices: Tensor, window: Packed) -> Tensor:
 
 def _fake_blur(x: Tensor, *args: Any) -> Tensor:
     return _pooled(x, args[-1])
+
+
+def _fake_max_blur_pool_offsets(
+    x: Tensor, taps: Sequence[float], dense: Packed, window: Packed
+) -> Pair:
+    return _pooled(x, window), _pooled(x, dense, unpack(dense)[0].offset_dtype)
 
 
 def _fake_max_pool_offsets(x: Tensor, window: Packed) -> Pair:
@@ -191,6 +210,11 @@ _OPERATORS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
         lambda g, taps, window: _unpooled(g, window),
     ),
     "max_blur_pool": (_slow_max_blur_pool, _fake_blur),
+    "max_blur_pool_offsets": (_slow_max_blur_pool_offsets, _fake_max_blur_pool_offsets),
+    "max_blur_pool_backward": (
+        _slow_max_blur_pool_backward,
+        lambda g, offsets, taps, dense, window: _unpooled(g, dense),
+    ),
 }
 
 
