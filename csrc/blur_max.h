@@ -45,14 +45,15 @@ struct BlurPart {
   struct Maxima {
     Window window;
     int64_t cell, maximum;
-    bool own;  // or the next part's, too
+    bool own;  // whether this part leaves their offsets, not the next one
   };
   std::vector<Maxima> maxima;
   Window blur;
   int64_t output, maximum, held;  // maxima along the axis
 };
 
-// A plane cut into `count` parts; into none where windows are in the way.
+// A plane cut into `count` parts, or into none: where circular padding shows the other edge, or
+// padding cells before the part.
 inline std::vector<BlurPart> blur_parts(const Window& maxima, const Window& blur, int64_t count) {
   const Axis &m = maxima.outermost(), &b = blur.outermost();
   const bool wraps = blur.padding_mode == PaddingMode::kCircular && b.before + b.after > 0;
@@ -71,7 +72,7 @@ inline std::vector<BlurPart> blur_parts(const Window& maxima, const Window& blur
     const auto [low, high] = held_by(part);
     const int64_t end = part + 1 == count ? b.size : held_by(part + 1).first;
     const int64_t held = std::max(high, end), i0 = first_of(part), i1 = first_of(part + 1);
-    if (low < b.start(i0) || low >= end) return {};  // padding shows cells before the part
+    if (low < b.start(i0) || low >= end) return {};
     BlurPart p{{}, blur.with_outermost(part_of(b, i0, i1, low, held)), i0, low, held - low};
     const auto add = [&](int64_t m0, int64_t m1, bool own) {
       const int64_t c0 = std::max<int64_t>(0, m.start(m0));

@@ -170,7 +170,8 @@ BlurCut cut_of(const Op& op, const MaxBlur& m, int64_t rows) {
   return cut_for(m.planes, m.held() * int64_t(sizeof(T)), lanes ? kLanes<Wide<T>> : 1, rows);
 }
 
-// Calls f(first, last) for parts, each for one thread, or if they are few, for all of them.
+// Calls f(first, last) for parts: one thread for each, or all threads for one after the other if
+// parts are few.
 template <class F>
 void for_parts(int64_t parts, int64_t cost, const F& f) {
   if (parts < torch::stable::get_num_threads())
@@ -179,7 +180,7 @@ void for_parts(int64_t parts, int64_t cost, const F& f) {
     parallel(parts, cost, f);
 }
 
-// offsets: or null.
+// The maxima of every part, and their blur. `offsets`: where those of the maxima go, or null.
 template <class T>
 void blur_maxima(const MaxBlur& m, const T* x, T* y, char* offsets) {
   const Blur blur(m.window, m.taps);
@@ -220,9 +221,10 @@ void blur_maxima(const MaxBlur& m, const T* x, T* y, char* offsets) {
   });
 }
 
-// Gradients go to the maxima, and from there to the cells that the offsets name.
+// The other way round: gradients go to the maxima of a part, and from there to the cells that the
+// offsets name.
 template <class T>
-void unblur_maxima(const MaxBlur& m, const T* g, T* out, const char* offsets) {
+void blur_maxima_backward(const MaxBlur& m, const T* g, T* out, const char* offsets) {
   const Blur blur(m.window, m.taps);
   const BlurBackward op{blur};
   const BlurCut cut = cut_of<BlurBackward, T>(op, m, 0);
@@ -331,9 +333,9 @@ Tensor max_blur_pool_backward(const Tensor& g, const Tensor& offsets,
   dispatch_offsets(m.offset_dtype, []<class Offset>() {});
   dispatch<kFloats>(m.dtype, "max_blur_pool_backward", [&]<class T>() {
     if (m.planes > 0)
-      unblur_maxima(m, static_cast<const T*>(in.tensor.const_data_ptr()),
-                    static_cast<T*>(out.tensor.mutable_data_ptr()),
-                    static_cast<const char*>(at.tensor.const_data_ptr()));
+      blur_maxima_backward(m, static_cast<const T*>(in.tensor.const_data_ptr()),
+                           static_cast<T*>(out.tensor.mutable_data_ptr()),
+                           static_cast<const char*>(at.tensor.const_data_ptr()));
   });
   return in_format(out.tensor, maxima.channels_last, w.rank);
 }

@@ -167,7 +167,7 @@ def test_same_bits_in_both_layouts(dtype, mode):
 # Planes of maxima that are cut into parts: some at once, or each along its outermost axis.
 CUT = [
     (1, 1, 700, 600), (1, 3, 230, 200), (1, 17, 230, 90), (2, 40, 180, 30), (1, 1, 600000),
-    (1, 1, 40, 130, 90), (2, 20, 8, 30, 40),
+    (1, 1, 40, 130, 90), (2, 20, 8, 30, 40), (1, 1, 13, 40000), (1, 1, 17, 50000),
 ]  # fmt: skip
 
 
