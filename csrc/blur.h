@@ -122,8 +122,8 @@ struct PlaneRows {
 };
 
 // The rows that two lists of links name, each weighted by both.
-template <class S, class V, class Row>
-void find_lines(const std::vector<Link>& ds, const std::vector<Link>& hs, Row& row,
+template <class S, class V>
+void find_lines(const std::vector<Link>& ds, const std::vector<Link>& hs, const PlaneRows<S>& row,
                 std::vector<Line<S, V>>& lines) {
   lines.clear();
   for (const Link& d : ds)
@@ -155,7 +155,7 @@ class RowWorker {
     for_tiles(width, op_.cells_each() * run_, [&](int64_t i0, int64_t i1, bool whole) {
       for (int64_t h = h0; h < h1; ++h) {
         find_lines(op_.ds[d], op_.hs[h], rows, lines_);
-        row_(lines_, 0, rows.end, i0, i1, to + (h - h0) * line + i0 * run_,
+        row_(lines_, rows.end, i0, i1, to + (h - h0) * line + i0 * run_,
              to + ((whole ? h1 : h + 1) - h0) * line);
       }
     });
@@ -182,13 +182,13 @@ class BlurRow {
     for (int64_t t = 0; t < a_.kernel; ++t) along_[size_t(t)].weight = V(b_.w_taps[t]);
   }
 
-  // Outputs [i0, i1). Lines begin at cell `first`, and nothing is read from `end` on.
-  void operator()(const std::vector<Line<S, V>>& lines, int64_t first, const S* end, int64_t i0,
-                  int64_t i1, T* to, const T* to_end) {
+  // Outputs [i0, i1); nothing is read from `end` on.
+  void operator()(const std::vector<Line<S, V>>& lines, const S* end, int64_t i0, int64_t i1, T* to,
+                  const T* to_end) {
     const int64_t s = a_.stride, start = a_.start(i0), n = (i1 - i0) * run_;
     const int64_t positions = (i1 - 1 - i0) * s + a_.kernel;
     V* const sums = sums_.reserve(positions * run_ + 3 * N);
-    down(lines, first, end, start, positions, sums);
+    down(lines, end, start, positions, sums);
     if (s > 1 && run_ >= N && run_ < kFewVectors * N) {
       for_vectors<V>(run_, [&](int64_t c) {
         for (int64_t t = 0; t < a_.kernel; ++t) along_[size_t(t)].at = sums + t * run_ + c;
@@ -223,8 +223,8 @@ class BlurRow {
 
   // The sums at positions [start, start + n) of the padded row. Each writes a vector more than it
   // has, so they come in order.
-  void down(const std::vector<Line<S, V>>& lines, int64_t first, const S* end, int64_t start,
-            int64_t n, V* sums) const {
+  void down(const std::vector<Line<S, V>>& lines, const S* end, int64_t start, int64_t n,
+            V* sums) const {
     if (lines.empty()) {
       std::fill_n(sums, n * run_, V(0));
       return;
@@ -232,8 +232,7 @@ class BlurRow {
     const int64_t low = std::clamp<int64_t>(-start, 0, n);
     const int64_t high = std::clamp<int64_t>(a_.size - start, low, n);
     const auto add = [&](int64_t i, int64_t cell, int64_t cells) {
-      combine<WeightedSum>(lines, (cell - first) * run_, cells * run_, end,
-                           Staged<V>{sums + i * run_});
+      combine<WeightedSum>(lines, cell * run_, cells * run_, end, Staged<V>{sums + i * run_});
     };
     const auto pad = [&](int64_t i) {
       if (const int64_t cell = a_.cell_at(start + i, b_.mode); cell >= 0)

@@ -58,8 +58,8 @@ class BlurAdjointRow {
       : b_(blur), a_(blur.w), folded_(folded), run_(run) {}
 
   // Cells [c0, c1); nothing is read from `end` on.
-  void operator()(const std::vector<Line<S, V>>& lines, int64_t, const S* end, int64_t c0,
-                  int64_t c1, T* to, const T* to_end) {
+  void operator()(const std::vector<Line<S, V>>& lines, const S* end, int64_t c0, int64_t c1, T* to,
+                  const T* to_end) {
     // Positions of the padded row: output o has position p by tap p - o * stride.
     const int64_t s = a_.stride, p0 = c0 + a_.before, p1 = c1 + a_.before;
     const int64_t reach = (a_.kernel - 1) / s + 1;

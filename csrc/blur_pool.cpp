@@ -146,6 +146,7 @@ void compute(const Op& op, const T* x, T* y, int64_t planes, int64_t run) {
 // Planes of a blur of maxima, and the types of the values and the offsets.
 struct MaxBlur {
   const Window &maxima, &window;
+  const Blur& blur;
   const std::vector<double>& taps;
   const ScalarType dtype, offset_dtype;
   const int64_t planes, run;
@@ -183,52 +184,53 @@ void for_parts(int64_t parts, int64_t cost, const F& f) {
 // The maxima of every part, and their blur. `offsets`: where those of the maxima go, or null.
 template <class T>
 void blur_maxima(const MaxBlur& m, const T* x, T* y, char* offsets) {
-  const Blur blur(m.window, m.taps);
-  const BlurForward op{blur};
+  const BlurForward op{m.blur};
   const Axis &cells = m.maxima.outermost(), &outputs = m.window.outermost();
   const BlurCut cut = cut_of<BlurForward, T>(op, m, outputs.out);
   const std::vector<BlurPart> strips = blur_parts(m.maxima, m.window, cut.strips);
   const int64_t count = std::max<int64_t>(1, int64_t(strips.size())), parts = cut.groups * count;
-  for_parts(parts, cut.at_once * m.held() * blur.steps() / count, [&](int64_t part, int64_t stop) {
-    Buffer<T> buffer;
-    const auto find = [&](const T* from, T* to, int64_t maximum, bool own, const Window& w,
-                          int64_t planes) {
-      const InParts in_parts(parts);
-      max_planes(m.dtype, from, to, {own ? m.offset(offsets, maximum) : nullptr, m.offset_dtype}, w,
-                 planes, m.run);
-    };
-    for (; part < stop; ++part) {
-      const int64_t plane = part / count * cut.at_once;
-      const T* const from = x + plane * m.cells();
-      T* const to = y + plane * m.outputs();
-      if (strips.empty()) {
-        const int64_t n = std::min(cut.at_once, m.planes - plane);
-        T* const values = buffer.reserve(n * m.held());
-        find(from, values, plane * m.held(), true, m.maxima, n);
-        compute(op, values, to, n, m.run);
-        continue;
-      }
-      const BlurPart& strip = strips[size_t(part % count)];
-      const int64_t step = m.held() / outputs.size;
-      T* const values = buffer.reserve(strip.held * step);
-      for (const BlurPart::Maxima& some : strip.maxima)
-        find(from + some.cell * (m.cells() / cells.size),
-             values + (some.maximum - strip.maximum) * step, plane * m.held() + some.maximum * step,
-             some.own, some.window, 1);
-      const Blur own(strip.blur, m.taps);
-      compute(BlurForward{own}, values, to + strip.output * (m.outputs() / outputs.out), 1, m.run);
-    }
-  });
+  for_parts(parts, cut.at_once * m.held() * m.blur.steps() / count,
+            [&](int64_t part, int64_t stop) {
+              Buffer<T> buffer;
+              const auto find = [&](const T* from, T* to, int64_t maximum, bool own,
+                                    const Window& w, int64_t planes) {
+                const InParts in_parts(parts);
+                max_planes(m.dtype, from, to,
+                           {own ? m.offset(offsets, maximum) : nullptr, m.offset_dtype}, w, planes,
+                           m.run);
+              };
+              for (; part < stop; ++part) {
+                const int64_t plane = part / count * cut.at_once;
+                const T* const from = x + plane * m.cells();
+                T* const to = y + plane * m.outputs();
+                if (strips.empty()) {
+                  const int64_t n = std::min(cut.at_once, m.planes - plane);
+                  T* const values = buffer.reserve(n * m.held());
+                  find(from, values, plane * m.held(), true, m.maxima, n);
+                  compute(op, values, to, n, m.run);
+                  continue;
+                }
+                const BlurPart& strip = strips[size_t(part % count)];
+                const int64_t step = m.held() / outputs.size;
+                T* const values = buffer.reserve(strip.held * step);
+                for (const BlurPart::Maxima& some : strip.maxima)
+                  find(from + some.cell * (m.cells() / cells.size),
+                       values + (some.maximum - strip.maximum) * step,
+                       plane * m.held() + some.maximum * step, some.own, some.window, 1);
+                const Blur own(strip.blur, m.taps);
+                compute(BlurForward{own}, values, to + strip.output * (m.outputs() / outputs.out),
+                        1, m.run);
+              }
+            });
 }
 
 // The other way round: gradients go to the maxima of a part, and from there to the cells that the
 // offsets name.
 template <class T>
 void blur_maxima_backward(const MaxBlur& m, const T* g, T* out, const char* offsets) {
-  const Blur blur(m.window, m.taps);
-  const BlurBackward op{blur};
+  const BlurBackward op{m.blur};
   const BlurCut cut = cut_of<BlurBackward, T>(op, m, 0);
-  for_parts(cut.groups, cut.at_once * m.held() * blur.steps(), [&](int64_t part, int64_t stop) {
+  for_parts(cut.groups, cut.at_once * m.held() * m.blur.steps(), [&](int64_t part, int64_t stop) {
     Buffer<T> buffer;
     for (; part < stop; ++part) {
       const int64_t plane = part * cut.at_once, n = std::min(cut.at_once, m.planes - plane);
@@ -287,14 +289,14 @@ std::tuple<Tensor, Tensor> max_blur(const Tensor& x, const std::vector<double>& 
                                     const Window& maxima, const Window& w, bool with_offsets) {
   check_fit(maxima, w);
   check_extents(x, maxima.in, maxima.rank);
+  const Blur blur(w, taps);
   const bool suggested = suggests_channels_last(x);
   const bool runs = has_channel_run(suggested, x.dim(), w.rank);
   const Planes in = dense(x, runs, w.rank);
   Planes out = empty_planes(x, w.out, w.rank, runs, x.scalar_type()), offsets;
   const ScalarType type = with_offsets ? offset_type(maxima.packed_taps()) : ScalarType::Byte;
   if (with_offsets) offsets = empty_planes(x, maxima.out, w.rank, runs, type);
-  const MaxBlur m{maxima, w, taps, x.scalar_type(), type, in.planes, in.run};
-  Blur(w, taps);  // checks them
+  const MaxBlur m{maxima, w, blur, taps, x.scalar_type(), type, in.planes, in.run};
   dispatch<kFloats>(m.dtype, "max_blur_pool", [&]<class T>() {
     if (m.planes > 0)
       blur_maxima(m, static_cast<const T*>(in.tensor.const_data_ptr()),
@@ -321,6 +323,8 @@ Tensor max_blur_pool_backward(const Tensor& g, const Tensor& offsets,
   check_fit(maxima, w);
   check_extents(g, w.out, w.rank);
   check_extents(offsets, maxima.out, w.rank);
+  dispatch_offsets(offsets.scalar_type(), []<class Offset>() {});  // knows them
+  const Blur blur(w, taps);
   const bool runs = has_channel_run(maxima.channels_last, g.dim(), w.rank);
   const Planes in = dense(g, runs, w.rank), at = dense(offsets, runs, w.rank);
   bool fits = g.dim() == offsets.dim();
@@ -328,9 +332,8 @@ Tensor max_blur_pool_backward(const Tensor& g, const Tensor& offsets,
     fits = g.sizes()[size_t(i)] == offsets.sizes()[size_t(i)];
   STD_TORCH_CHECK(fits, "poolkit: one offset per maximum is needed");
   Planes out = empty_planes(g, maxima.in, w.rank, runs, g.scalar_type());
-  const MaxBlur m{maxima, w, taps, g.scalar_type(), offsets.scalar_type(), out.planes, out.run};
-  Blur(w, taps);  // checks them
-  dispatch_offsets(m.offset_dtype, []<class Offset>() {});
+  const MaxBlur m{maxima,     w,      blur, taps, g.scalar_type(), offsets.scalar_type(),
+                  out.planes, out.run};
   dispatch<kFloats>(m.dtype, "max_blur_pool_backward", [&]<class T>() {
     if (m.planes > 0)
       blur_maxima_backward(m, static_cast<const T*>(in.tensor.const_data_ptr()),

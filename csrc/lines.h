@@ -27,18 +27,6 @@ struct WeightedSum {
   }
 };
 
-// The maximum; a NaN wins.
-struct Largest {
-  template <class V>
-  static Vec<V> first(const Vec<V>& v, V) {
-    return v;
-  }
-  template <class V>
-  static Vec<V> next(const Vec<V>& best, const Vec<V>& v, V) {
-    return ((v > best) | (v != v)) ? v : best;
-  }
-};
-
 // The next vector, of which n values count; nothing is read from `end` on, if it is given.
 template <class V, class S>
 [[gnu::always_inline]] inline Vec<V> load_ending(const S* p, int64_t n, const S* end) {
